@@ -1,0 +1,1 @@
+"""A trained RetinaNet from ONNX to detections on a camera stream."""

@@ -1,0 +1,98 @@
+"""Every exception the package raises on purpose, with its exit code.
+
+    EdgeRetinaError            1   anything below; catch this one to catch them all
+    ├── UsageError             2   the command line or a call's arguments make no sense together
+    ├── InputError             3   an image, video, camera or folder cannot be read
+    ├── ModelError             4   the ONNX file cannot be used
+    │   ├── NotADetector       4   no RetinaNet heads found in it
+    │   └── SpecError          4   the DetectorSpec is incomplete or contradicts the graph
+    ├── BundleError            5   a .edge file cannot be used
+    │   ├── BundleCorrupt      5   truncated, tampered with or not a bundle
+    │   └── BundleVersion      5   written by a newer edge-retina
+    ├── OutputError            6   a result cannot be written (permission, disk full)
+    ├── RuntimeFailure         7   the runtime refused the model or failed while running it
+    └── MissingPackage         8   an optional package is not installed
+
+A message says what was wanted, what was found and, where there is one, the next command to type.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BundleCorrupt",
+    "BundleError",
+    "BundleVersion",
+    "EdgeRetinaError",
+    "InputError",
+    "MissingPackage",
+    "ModelError",
+    "NotADetector",
+    "OutputError",
+    "RuntimeFailure",
+    "SpecError",
+    "UsageError",
+]
+
+
+class EdgeRetinaError(Exception):
+    """Root of all errors raised on purpose; `exit_code` is what the CLI ends with."""
+
+    exit_code = 1
+
+
+class UsageError(EdgeRetinaError):
+    """Options or arguments that do not go together, or a URI nobody understands."""
+
+    exit_code = 2
+
+
+class InputError(EdgeRetinaError):
+    """A source (image, video, camera, folder, calibration set) that cannot be read."""
+
+    exit_code = 3
+
+
+class ModelError(EdgeRetinaError):
+    """An ONNX file that cannot be used."""
+
+    exit_code = 4
+
+
+class NotADetector(ModelError):
+    """An ONNX file in which no RetinaNet heads were found."""
+
+
+class SpecError(ModelError):
+    """A DetectorSpec that is incomplete or contradicts the graph."""
+
+
+class BundleError(EdgeRetinaError):
+    """A .edge file that cannot be used."""
+
+    exit_code = 5
+
+
+class BundleCorrupt(BundleError):
+    """A .edge file that is truncated, tampered with, unsafe or not a bundle at all."""
+
+
+class BundleVersion(BundleError):
+    """A .edge file whose format version this edge-retina does not know."""
+
+
+class OutputError(EdgeRetinaError):
+    """A result that cannot be written."""
+
+    exit_code = 6
+
+
+class RuntimeFailure(EdgeRetinaError):
+    """The runtime refused the model, or failed while running it."""
+
+    exit_code = 7
+
+
+class MissingPackage(EdgeRetinaError):
+    """An optional package is not installed; the message holds the pip command."""
+
+    exit_code = 8
