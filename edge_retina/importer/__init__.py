@@ -1,24 +1,136 @@
-"""From a trainer's ONNX file to a DetectorSpec and the names of its head tensors; one file per family."""
+"""From a trainer's ONNX file to a DetectorSpec and the names of its head tensors; one file per family.
+
+A new family is one file with `recognise(graph, metadata) -> Imported | None` and one line in FAMILIES.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
-from edge_retina.spec import DetectorSpec
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
 
-__all__ = ["Imported"]
+from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
+from edge_retina.importer import own, torchvision
+from edge_retina.importer.imported import Imported
+
+__all__ = ["FAMILIES", "Imported", "Source", "import_model", "load_onnx"]
+
+Recognise = Callable[[gs.Graph, Mapping[str, str]], Imported | None]
+FAMILIES: dict[str, Recognise] = {"edge_retina": own.recognise, "torchvision": torchvision.recognise}
+
+# Reduce* and Squeeze took their modern form at 13; what is older is converted to this.
+_OLDEST_OPSET, _CONVERT_TO = 13, 17
+_MAX_BYTES = 2**31 - 1
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What an importer found in a graph.
+class Source:
+    """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included)."""
 
-    trunk_input: the tensor that holds the normalised network input, float32 [B, 3, H, W]; everything
-    before it is cut off. logits, deltas: per level, the tensors [B, A * K, H, W] (channel a * K + k, before
-    the sigmoid) and [B, A * 4, H, W]; everything after them is cut off.
+    def __init__(self, model: onnx.ModelProto, digest: str) -> None:
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        self.digest = digest
+        self.graph: gs.Graph = gs.import_onnx(model)
+
+
+def load_onnx(path: Path) -> Source:
+    """Read and check an ONNX file.
+
+    Raises ModelError: missing, not ONNX, truncated, over 2 GiB, external data missing, NaN or infinite weights,
+    an opset that cannot be converted.
     """
+    try:
+        if path.is_dir():
+            raise ModelError(f"{path}: wanted an ONNX file, found a folder")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ModelError(f"{path}: larger than 2 GiB; store its weights as external data beside it")
+        data = path.read_bytes()
+    except OSError as exc:
+        raise ModelError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    if data[:4] == b"PK\x03\x04":
+        raise ModelError(f"{path}: wanted an ONNX file, found a zip; a bundle is run with: edge-retina run {path}")
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as exc:  # protobuf's DecodeError, whose home depends on the installed protobuf
+        raise ModelError(f"{path}: wanted an ONNX file, found something that does not parse ({_first(exc)})") from exc
+    if not model.graph.node:
+        raise ModelError(f"{path}: wanted an ONNX model, found a graph without nodes (an empty or truncated file?)")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as exc:  # OSError or onnx's own ValidationError
+        raise ModelError(f"{path}: its weights are in a second file that cannot be read: {_first(exc)}") from exc
+    digest = hashlib.sha256(data)
+    for tensor in model.graph.initializer:
+        _check_weights(path, tensor)
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or len(data) < len(tensor.raw_data):
+            digest.update(tensor.raw_data)
+    try:
+        onnx.checker.check_model(model)
+        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+        if opset < _OLDEST_OPSET:
+            metadata = list(model.metadata_props)
+            model = onnx.version_converter.convert_version(model, _CONVERT_TO)
+            del model.metadata_props[:]
+            model.metadata_props.extend(metadata)
+        return Source(model, digest.hexdigest())
+    except Exception as exc:  # checker, converter and graphsurgeon raise what they like
+        raise ModelError(f"{path}: not a valid ONNX model: {_first(exc)}") from exc
 
-    spec: DetectorSpec
-    trunk_input: str
-    logits: tuple[str, ...]
-    deltas: tuple[str, ...]
+
+def _check_weights(path: Path, tensor: onnx.TensorProto) -> None:
+    if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+        return
+    try:
+        values = onnx.numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as exc:
+        raise ModelError(f"{path}: weight {tensor.name!r} is malformed: {_first(exc)}") from exc
+    if not np.isfinite(values).all():
+        raise ModelError(f"{path}: weight {tensor.name!r} holds NaN or infinity; export a checkpoint from before that")
+
+
+def _first(exc: BaseException) -> str:
+    """First line of a foreign message, at a bearable length."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+
+
+def import_model(
+    source: Source, *, family: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> Imported:
+    """Recognise the family of a detector and read its spec and heads.
+
+    family: take this one, else all are tried. overrides: spec fields to replace (DetectorSpec.from_dict's names);
+    with enough of them a graph that no family knows can be described. Raises NotADetector, SpecError, UsageError.
+    """
+    if family is not None and family not in FAMILIES:
+        raise UsageError(f"unknown family {family!r}; use one of {', '.join(FAMILIES)}")
+    chosen = FAMILIES if family is None else {family: FAMILIES[family]}
+    found = {name: hit for name, recognise in chosen.items() if (hit := recognise(source.graph, source.metadata))}
+    overrides = {k: v for k, v in (overrides or {}).items() if k != "origins"}
+    if len(found) > 1:
+        raise SpecError(f"more than one family fits: {', '.join(found)}; choose one with --family")
+    if found:
+        hit = next(iter(found.values()))
+        if not overrides:
+            return hit
+        return Imported(hit.spec.override("user", **overrides), hit.trunk_input, hit.logits, hit.deltas)
+    if overrides:
+        return own.from_spec(source.graph, own.DetectorSpec.from_dict(dict(overrides), origin="user"))
+    raise NotADetector(_not_found(source.graph, list(chosen)))
+
+
+def _not_found(graph: gs.Graph, families: list[str]) -> str:
+    def table(tensors: list[gs.Tensor]) -> str:
+        return "; ".join(f"{t.name} {list(t.shape) if t.shape is not None else '?'}" for t in tensors[:12]) or "none"
+
+    return (
+        "no RetinaNet heads found. Looked for: the metadata key edge_retina.spec (our own export), and torchvision's "
+        "classification and box subnets, two convolutions shared over the pyramid levels with A x K and A x 4 channels, "
+        f"concatenated over levels (families tried: {', '.join(families)}). Found inputs: {table(graph.inputs)}; outputs: "
+        f"{table(graph.outputs)}. If these outputs are raw per-level heads [B, A*K, H, W] and [B, A*4, H, W], say what they "
+        "mean with --spec spec.json: family, labels, input_size, mean, std, strides, level_shapes, cell_anchors"
+    )

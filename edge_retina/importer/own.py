@@ -1,0 +1,55 @@
+"""Our own exports, and any ONNX whose exporter put a DetectorSpec into its metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_graphsurgeon as gs
+
+from edge_retina.errors import SpecError
+from edge_retina.importer.imported import Imported
+from edge_retina.spec import METADATA_KEY, DetectorSpec
+
+__all__ = ["from_spec", "recognise"]
+
+
+def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
+    """Read the spec from metadata; None where there is none. Raises SpecError when it does not fit the graph."""
+    if METADATA_KEY not in metadata:
+        return None
+    return from_spec(graph, DetectorSpec.from_json(metadata[METADATA_KEY], origin="metadata"))
+
+
+def from_spec(graph: gs.Graph, spec: DetectorSpec) -> Imported:
+    """Pair a complete spec with the outputs of a graph that ends in raw per-level heads.
+
+    Rule: among the outputs [B, C, h, w] with the h, w of a level, the one with A * K channels holds its logits and the
+    one with A * 4 its deltas; where A * K = A * 4, or two levels look alike, the order of the outputs decides: logits
+    before deltas, fine before coarse. Raises SpecError, naming what was looked for and what is there.
+    """
+    outputs = [(t.name, list(t.shape or [])) for t in graph.outputs]
+    heads: dict[str, list[str]] = {"logits": [], "deltas": []}
+    taken: set[str] = set()
+    for kind, channels in (("logits", spec.num_classes), ("deltas", 4)):
+        for level, shape in enumerate(spec.level_shapes):
+            wanted = [len(spec.cell_anchors[level]) * channels, *shape]
+            match = next((n for n, s in outputs if n not in taken and len(s) == 4 and s[1:] == wanted), None)
+            if match is None:
+                raise SpecError(
+                    f"the spec wants {kind} of level {level} as an output [B, {wanted[0]}, {wanted[1]}, {wanted[2]}]; "
+                    f"the graph's outputs are {_table(outputs)}"
+                )
+            taken.add(match)
+            heads[kind].append(match)
+    images = [t for t in graph.inputs if len(t.shape or []) == 4]
+    if len(images) != 1:
+        inputs = _table([(t.name, list(t.shape or [])) for t in graph.inputs])
+        raise SpecError(f"wanted one image input [B, 3, H, W], found {inputs}")
+    shape = list(images[0].shape)
+    if shape[1:] != [3, *spec.input_size]:
+        raise SpecError(f"the spec's input_size is {list(spec.input_size)}; the graph's input {images[0].name} is {shape}")
+    return Imported(spec, images[0].name, tuple(heads["logits"]), tuple(heads["deltas"]))
+
+
+def _table(tensors: list[tuple[str, list[object]]]) -> str:
+    return ", ".join(f"{name} {shape}" for name, shape in tensors) or "none"

@@ -1,0 +1,152 @@
+"""Pass: heads to candidate boxes, as the local function edge_retina::AnchorDecode."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from edge_retina.boxes import make_anchors
+from edge_retina.rewrite.emit import Emitter
+from edge_retina.rewrite.frame_input import GEOMETRY
+from edge_retina.spec import DetectorSpec
+
+__all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "find_function"]
+
+DOMAIN, FUNCTION = "edge_retina", "AnchorDecode"
+# What the function gives before the NMS pass extends it.
+CANDIDATES = ("candidate_boxes", "candidate_logits", "candidate_labels")
+
+
+def find_function(graph: gs.Graph) -> gs.Function | None:
+    """The AnchorDecode function of a graph, if it has one."""
+    return next((f for f in graph.functions if (f.domain, f.name) == (DOMAIN, FUNCTION)), None)
+
+
+def call_attributes(spec: DetectorSpec) -> dict[str, object]:
+    """What a plugin of the same name needs to know; the body has it built in. Lists run level by level."""
+    return {
+        "strides": [v for pair in spec.strides for v in pair],
+        "level_shapes": [v for pair in spec.level_shapes for v in pair],
+        "anchors_per_cell": [len(cell) for cell in spec.cell_anchors],
+        "cell_anchors": [float(v) for cell in spec.cell_anchors for anchor in cell for v in anchor],
+        "num_classes": spec.num_classes,
+        "delta_weights": [float(v) for v in spec.delta_weights],
+        "max_log_scale": float(spec.max_log_scale),
+        "score_threshold": float(spec.score_threshold),
+        "top_k": spec.top_k,
+        "nms_iou": float(spec.nms_iou),
+        "class_aware_nms": int(spec.class_aware_nms),
+        "max_detections": spec.max_detections,
+    }
+
+
+def add_decode(graph: gs.Graph, spec: DetectorSpec) -> int:
+    """Append one AnchorDecode call that turns heads and geometry into candidates, the best top_k of each level.
+
+    Rule: graph outputs logits_i, deltas_i, geometry become inputs of the call; its outputs, candidate_boxes float32
+    [B, N, 4] xyxy clipped, in network-input pixels, candidate_logits float32 [B, N] (-inf where the score does not
+    exceed the threshold) and candidate_labels int64 [B, N], become the graph's. Ties are in the order of level, anchor,
+    class. Scope: main graph and the new function. Returns the number of nodes added to the main graph; a second run
+    returns 0.
+    """
+    if find_function(graph) is not None:
+        return 0
+    levels = range(spec.num_levels)
+    names = [f"logits_{i}" for i in levels] + [f"deltas_{i}" for i in levels] + [GEOMETRY]
+    # Function inputs must not share a name with an outer tensor: TensorRT before 10.8 confused them.
+    inputs = [gs.Variable(f"decode/in/{name}") for name in names]
+    function = gs.Function(FUNCTION, DOMAIN, inputs=inputs, opset=graph.opset, attrs=dict.fromkeys(call_attributes(spec)))
+    function.outputs = _body(Emitter(function, "decode"), spec, inputs)
+    graph.functions.append(function)
+    if DOMAIN not in {entry.domain for entry in graph.import_domains or []}:
+        known = list(graph.import_domains or [onnx.helper.make_opsetid("", graph.opset)])
+        graph.import_domains = [*known, onnx.helper.make_opsetid(DOMAIN, 1)]
+    count = spec.candidates()
+    outputs = [
+        gs.Variable(CANDIDATES[0], np.float32, ["batch", count, 4]),
+        gs.Variable(CANDIDATES[1], np.float32, ["batch", count]),
+        gs.Variable(CANDIDATES[2], np.int64, ["batch", count]),
+    ]
+    tensors = graph.tensors()
+    graph.nodes.append(
+        gs.Node(FUNCTION, FUNCTION, call_attributes(spec), [tensors[n] for n in names], outputs, domain=DOMAIN)
+    )
+    graph.outputs = outputs
+    return 1
+
+
+def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable]) -> list[gs.Variable]:
+    """Selection level by level, then one decoding of everything selected."""
+    all_logits, all_deltas, all_rows, all_labels = [], [], [], []
+    first_row = 0
+    for level in range(spec.num_levels):
+        logits, deltas = inputs[level], inputs[spec.num_levels + level]
+        height, width = spec.level_shapes[level]
+        per_cell, cells = len(spec.cell_anchors[level]), height * width
+        best, anchor, label = _select(emit, spec, logits, per_cell, cells)
+        # A delta sits at channel a * 4 + c of cell p, flat index (a * 4 + c) * cells + p.
+        a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
+        start = emit("Add", emit("Mul", a, np.array(4 * cells)), p)
+        index = emit("Add", emit.unsqueeze(start, 2), np.arange(4) * cells)
+        picked = emit("GatherElements", emit.reshape(deltas, (0, -1)), emit.reshape(index, (0, -1)), axis=1)
+        all_deltas.append(emit.reshape(picked, (0, -1, 4)))
+        all_logits.append(best)
+        all_labels.append(label)
+        all_rows.append(emit("Add", anchor, np.array(first_row)) if first_row else anchor)
+        first_row += cells * per_cell
+    rows = emit("Concat", *all_rows, axis=1)
+    boxes = _decode(emit, spec, emit("Concat", *all_deltas, axis=1), rows, inputs[-1])
+    logits, labels = emit("Concat", *all_logits, axis=1), emit("Concat", *all_labels, axis=1)
+    passing = emit("Greater", emit("Sigmoid", logits), np.float32(spec.score_threshold))
+    return [boxes, emit("Where", passing, logits, np.float32(-np.inf)), labels]
+
+
+def _select(
+    emit: Emitter, spec: DetectorSpec, logits: gs.Variable, per_cell: int, cells: int
+) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
+    """Best logits of one level, their anchor index and class, each [B, k], best first.
+
+    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first and
+    the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by anchor
+    and class.
+    """
+    classes, anchors = spec.num_classes, cells * per_cell
+    grid = emit.reshape(logits, (0, per_cell, classes, cells))
+    if anchors <= spec.top_k:
+        pairs = emit.reshape(emit("Transpose", grid, perm=[0, 3, 1, 2]), (0, -1))
+        kept = min(spec.top_k, anchors * classes)
+        best, pair = emit.many("TopK", 2, pairs, np.array([kept]), axis=1)
+        return best, emit("Div", pair, np.array(classes)), emit("Mod", pair, np.array(classes))
+    peak = emit.reduce_max(grid, 2) if classes > 1 else emit.reshape(logits, (0, per_cell, cells))
+    peak = emit.reshape(emit("Transpose", peak, perm=[0, 2, 1]), (0, -1))
+    chosen = emit.many("TopK", 2, peak, np.array([spec.top_k]), axis=1)[1]
+    anchor = emit.many("TopK", 2, chosen, np.array([spec.top_k]), axis=1, largest=0)[0]
+    a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
+    start = emit("Add", emit("Mul", a, np.array(classes * cells)), p)
+    index = emit("Add", emit.unsqueeze(start, 2), np.arange(classes) * cells)
+    pairs = emit("GatherElements", emit.reshape(logits, (0, -1)), emit.reshape(index, (0, -1)), axis=1)
+    best, pair = emit.many("TopK", 2, pairs, np.array([spec.top_k]), axis=1)
+    owner = emit("GatherElements", anchor, emit("Div", pair, np.array(classes)), axis=1)
+    return best, owner, emit("Mod", pair, np.array(classes))
+
+
+def _decode(
+    emit: Emitter, spec: DetectorSpec, deltas: gs.Variable, rows: gs.Variable, geometry: gs.Variable
+) -> gs.Variable:
+    """boxes.decode and boxes.clip for the selected anchors: [B, N, 4]."""
+    table = np.concatenate([make_anchors(spec, level) for level in range(spec.num_levels)])
+    size = table[:, 2:] - table[:, :2]
+    centre = table[:, :2] + np.float32(0.5) * size
+    anchors = emit("Gather", np.concatenate([centre, size], 1), rows, axis=0)
+    centre, size = emit.slice(anchors, 2, 0, 2), emit.slice(anchors, 2, 2, 4)
+    if spec.delta_weights != (1.0, 1.0, 1.0, 1.0):
+        deltas = emit("Div", deltas, np.float32(spec.delta_weights))
+    move, grow = emit.slice(deltas, 2, 0, 2), emit.slice(deltas, 2, 2, 4)
+    centre = emit("Add", emit("Mul", move, size), centre)
+    factor = emit("Exp", emit("Min", grow, np.float32(spec.max_log_scale)))
+    half = emit("Mul", emit("Mul", factor, size), np.float32(0.5))
+    low = emit.slice(geometry, 0, 0, 2)
+    high = emit("Add", low, emit.slice(geometry, 0, 2, 4))
+    corners = [emit(op, centre, half) for op in ("Sub", "Add")]
+    return emit("Concat", *(emit("Min", emit("Max", c, low), high) for c in corners), axis=2)
