@@ -153,7 +153,8 @@ class RetinaNet(nn.Module):
         merged = [top_down]
         for i in (1, 0):
             lateral = self.lateral[i](bottom_up[i + 1])
-            top_down = lateral + functional.interpolate(top_down, size=lateral.shape[-2:], mode="nearest")
+            # The input is a multiple of 32, so twice is exact; a size read off a tensor would litter the export.
+            top_down = lateral + functional.interpolate(top_down, scale_factor=2.0, mode="nearest")
             merged.insert(0, top_down)
         pyramid = [conv(m) for conv, m in zip(self.output, merged, strict=True)]
         pyramid.append(self.p6(bottom_up[3]))

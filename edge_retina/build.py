@@ -1,0 +1,122 @@
+"""The stages from a trainer's ONNX to a bundle, in order; each a function that returns a value."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_retina.bundle import Bundle, write_bundle
+from edge_retina.errors import ModelError, UsageError
+
+if TYPE_CHECKING:
+    from edge_retina.spec import DetectorSpec
+
+__all__ = ["Checked", "build", "check"]
+
+# Frame sizes (H, W) that a dynamic model is tried on: landscape, portrait.
+_TRIAL_FRAMES = ((48, 64), (96, 32))
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the trial run showed. batch_max: 1 when the graph works on single frames only, else None (any)."""
+
+    batch_max: int | None
+
+
+def build(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    precision: str = "fp32",
+    frame_size: tuple[int, int] | None = None,
+    family: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Bundle:
+    """Turn a trained RetinaNet (ONNX) into a bundle beside it, or at `out`.
+
+    precision: "fp32". frame_size: (H, W) when every frame has that size, None for any. family, overrides: see
+    importer.import_model. on_stage is told the name of each stage. Raises ModelError, SpecError, UsageError, OutputError.
+    """
+    if precision != "fp32":
+        raise UsageError(
+            f"precision {precision} is not there yet: this edge-retina builds fp32; leave out --int8 and --fp16"
+        )
+    if frame_size is not None and not all(1 <= side <= 16384 for side in frame_size):
+        raise UsageError(f"frame size wants 1 to 16384 pixels a side, found {frame_size[1]}x{frame_size[0]}")
+    # The run half never loads these.
+    from edge_retina.importer import import_model, load_onnx
+    from edge_retina.rewrite import rewrite
+
+    path = Path(model)
+    target = Path(out) if out is not None else path.with_suffix(".edge")
+    if target.resolve() == path.resolve():
+        raise UsageError(f"{target}: the bundle would replace the model; choose another name with -o")
+    on_stage("read")
+    source = load_onnx(path)
+    on_stage("import")
+    found = import_model(source, family=family, overrides=overrides)
+    on_stage("rewrite")
+    rewritten = rewrite(source.graph, found, frame_size).SerializeToString(deterministic=True)
+    on_stage("check")
+    checked = check(rewritten, found.spec, frame_size)
+    on_stage("write")
+    return write_bundle(
+        target,
+        model=rewritten,
+        spec=found.spec,
+        precision=precision,
+        model_digest=source.digest,
+        frame_size=frame_size,
+        batch_max=checked.batch_max,
+        tools=_tools(),
+    )
+
+
+def check(model: bytes, spec: DetectorSpec, frame_size: tuple[int, int] | None = None) -> Checked:
+    """Run a rewritten model on noise: it must load, give finite results and, if it can, take batches.
+
+    A batch must give exactly what its frames give alone; otherwise batch_max is 1. Raises ModelError, RuntimeFailure.
+    """
+    from edge_retina.errors import RuntimeFailure
+    from edge_retina.runtime.ort import OrtRuntime
+
+    rng = np.random.default_rng(0)
+    batch_max: int | None = None
+    with OrtRuntime(model) as runtime:
+        for height, width in (frame_size,) if frame_size else _TRIAL_FRAMES:
+            frames = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+            alone = [runtime.run(frame[None]) for frame in frames]
+            for outputs in alone:
+                if not (np.isfinite(outputs.boxes).all() and np.isfinite(outputs.scores).all()):
+                    raise ModelError(
+                        "the model gives NaN or infinite detections on a frame of noise; is the checkpoint sound, and "
+                        f"are mean {spec.mean} and std {spec.std} (for pixels 0..255) the ones it was trained with?"
+                    )
+            try:
+                together = runtime.run(frames)
+            except RuntimeFailure:
+                batch_max = 1
+                continue
+            for row, outputs in enumerate(alone):
+                if any((both[row] != one[0]).any() for both, one in zip(together, outputs, strict=True)):
+                    batch_max = 1
+    return Checked(batch_max)
+
+
+def _tools() -> dict[str, str]:
+    """Versions of the packages that had a hand in a bundle."""
+    found = {}
+    for name in ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

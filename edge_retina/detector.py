@@ -1,0 +1,120 @@
+"""Detector: a bundle and a runtime; frames in, Detections out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_retina.bundle import Bundle, read_bundle
+from edge_retina.errors import UsageError
+from edge_retina.runtime import Outputs, Runtime, open_runtime
+from edge_retina.spec import DetectorSpec
+from edge_retina.types import Detections, Frame
+
+__all__ = ["Detector"]
+
+U8 = npt.NDArray[np.uint8]
+
+
+class Detector:
+    """Runs a bundle on pictures; one Detector per thread.
+
+        detector = Detector.load("model.edge")
+        detections = detector(cv2.imread("street.jpg"))
+
+    A picture is a NumPy array as OpenCV gives it: (H, W, 3) BGR, uint8. Grey, four-channel (alpha is dropped) and
+    16-bit pictures are converted.
+    """
+
+    def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
+        self.bundle, self.runtime = bundle, runtime
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None) -> Detector:
+        """Open a bundle and a runtime for it; see open_runtime. Raises BundleError, RuntimeFailure, UsageError."""
+        bundle = read_bundle(path, verify=False)
+        return cls(bundle, open_runtime(bundle, target, threads=threads))
+
+    @property
+    def spec(self) -> DetectorSpec:
+        """The DetectorSpec of the bundle."""
+        return self.bundle.spec
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Label names, by label index."""
+        return self.bundle.labels
+
+    def __call__(self, image: npt.NDArray[Any]) -> Detections:
+        """Detections of one picture. Raises InputError, UsageError, RuntimeFailure."""
+        frame = self._frame(image)
+        return self._detections(self.runtime.run(frame[None]), 0, frame.shape[:2])
+
+    def batch(self, images: Sequence[npt.NDArray[Any]]) -> list[Detections]:
+        """Detections of several pictures, in their order; those of one size run together.
+
+        The result for each is what it would be alone, bit for bit. Raises InputError, UsageError, RuntimeFailure.
+        """
+        frames = [self._frame(image) for image in images]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, frame in enumerate(frames):
+            groups.setdefault(frame.shape[:2], []).append(i)
+        results: dict[int, Detections] = {}
+        for shape, members in groups.items():
+            most = self.bundle.manifest.batch_max or len(members)
+            for start in range(0, len(members), most):
+                part = members[start : start + most]
+                outputs = self.runtime.run(np.stack([frames[i] for i in part]))
+                results |= {i: self._detections(outputs, row, shape) for row, i in enumerate(part)}
+        return [results[i] for i in range(len(frames))]
+
+    def stream(
+        self, source: str | int | os.PathLike[str], *, max_frames: int | None = None
+    ) -> Iterator[tuple[Frame, Detections]]:
+        """Each frame of a source with its detections; reading overlaps inference. See open_source for URIs.
+
+        Of a file no frame is left out; of a camera the newest frame is taken. The source is given back when the
+        iteration ends, however it ends. Raises InputError, UsageError, RuntimeFailure.
+        """
+        from edge_retina.stream import read_ahead
+
+        frames = read_ahead(source, max_frames=max_frames)
+        try:
+            for frame in frames:
+                yield frame, self(frame.image)
+        finally:
+            frames.close()
+
+    def close(self) -> None:
+        """Give back what the runtime holds."""
+        self.runtime.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _frame(self, image: npt.NDArray[Any]) -> U8:
+        from edge_retina.images import to_bgr8
+
+        frame = to_bgr8(image)
+        wanted = self.bundle.manifest.frame_size
+        if wanted is not None and frame.shape[:2] != wanted:
+            raise UsageError(
+                f"this bundle takes frames of {wanted[1]}x{wanted[0]} only, found {frame.shape[1]}x{frame.shape[0]}; "
+                "for frames of any size build it without --frame-size"
+            )
+        return frame
+
+    def _detections(self, outputs: Outputs, row: int, shape: tuple[int, int]) -> Detections:
+        count = int(outputs.count[row])
+        boxes, scores, labels = (array[row, :count] for array in outputs[:3])
+        return Detections(boxes, scores, labels, self.names, shape)

@@ -1,0 +1,56 @@
+"""ONNX Runtime on the CPU: the embedded default."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from edge_retina.errors import RuntimeFailure
+from edge_retina.runtime import Outputs
+
+__all__ = ["OrtRuntime"]
+
+
+class OrtRuntime:
+    """A session over the rewritten ONNX.
+
+    model: its bytes. threads: for one operator, None for all cores. Raises RuntimeFailure when ONNX Runtime refuses it.
+    """
+
+    name = "ort"
+
+    def __init__(self, model: bytes, *, threads: int | None = None) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as exc:  # onnxruntime's errors have no common base
+            raise RuntimeFailure(f"ONNX Runtime {ort.__version__} refuses the model: {_reason(exc)}") from exc
+        self._names = ["boxes", "scores", "labels", "count"]
+
+    def run(self, frames: npt.NDArray[np.uint8]) -> Outputs:
+        """Run frames uint8 (B, H, W, 3), BGR. Raises RuntimeFailure."""
+        try:
+            return Outputs(*self._session.run(self._names, {"frames": frames}))
+        except Exception as exc:
+            raise RuntimeFailure(f"ONNX Runtime failed on frames {list(frames.shape)}: {_reason(exc)}") from exc
+
+    def close(self) -> None:
+        """Nothing is held that the garbage collector would not free."""
+
+    def __enter__(self) -> OrtRuntime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _reason(exc: Exception) -> str:
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
