@@ -1,65 +1,56 @@
-"""Frames in: one URI names a camera, a video, images or a test pattern; what comes out is Frames.
+"""Frames in: one URI names a camera, a video, images or a test pattern, and Frames come out.
 
-    0   1   /dev/video0   v4l2:///dev/video0     a camera, live
-    rtsp://...   http://...   https://...        a network stream through FFmpeg, live
-    ride.mp4   file:///data/ride.mp4             a video, every frame of it
-    dog.jpg   photos/   photos/*.png             one image, a folder (not its subfolders), a pattern; sorted
-    test://?size=640x480&fps=30&frames=300&seed=0&live=0    moving shapes; frames=0 never ends, live=1 keeps time
+Camera, live: `0`, `/dev/video0`, `v4l2:///dev/video0`.
+Network stream through FFmpeg, live: `rtsp://...`, `http://...`, `https://...`.
+Video, every frame of it: `ride.mp4`, `file:///data/ride.mp4`.
+Images, sorted by name: `dog.jpg`, `photos/` (not its subfolders), `photos/*.png`.
+Moving shapes: `test://?size=640x480&fps=30&frames=300&seed=0&live=0`; frames=0 never ends, live=1 keeps real time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import glob
-import itertools
 import os
-import random
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import unquote
 
 import cv2
-import numpy as np
-import numpy.typing as npt
 
 from edge_retina.errors import InputError, UsageError
-from edge_retina.types import U8, Frame
+from edge_retina.images import IMAGE_SUFFIXES, quiet_opencv, read_image, to_bgr8
+from edge_retina.pattern import Pattern
+from edge_retina.types import Frame
 
-__all__ = ["SourceInfo", "is_live", "open_source", "probe", "quiet_opencv", "read_image", "redact", "to_bgr8"]
+__all__ = ["SourceInfo", "is_live", "open_source", "probe", "read_image", "redact", "to_bgr8"]
 
+Uri = str | int | os.PathLike[str]
 Frames = Generator[Frame, None, None]
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".avi", ".gif", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv",
+)
+# fmt: on
 
-# Not IMREAD_UNCHANGED: that one flag switches the EXIF rotation off.
-_IMREAD = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-# 65535 / 255 = 257; odd, so rounding to nearest knows no ties.
-_TO_8_BIT: U8 = ((np.arange(65536, dtype=np.uint32) + 128) // 257).astype(np.uint8)
 # OpenCV's read() fails at each damaged packet and goes on behind it when called again. At the end of a
 # file it fails for ever, so that many failures in a row are the end.
 MAX_FAILED_READS = 64
 NETWORK_TIMEOUT_MS = 10_000
 _NETWORK = ("http", "https", "rtsp", "rtsps")
-_AV_LOG_QUIET = "-8"  # libavutil/log.h
-
-# The module moved between OpenCV 4 and 5.
-_cv_log = getattr(cv2.utils, "logging", cv2)
-_quiet_lock = threading.Lock()
-_quiet_depth = 0
-_quiet_undo = contextlib.ExitStack()
 
 
-def open_source(uri: str | int | os.PathLike[str], *, max_frames: int | None = None) -> Frames:
+def open_source(uri: Uri, *, max_frames: int | None = None) -> Frames:
     """Frames of whatever `uri` names, as a generator that owns the camera or file and gives it back when it ends.
 
-    uri: see the module's table; a path object always is a file. max_frames: stop after that many, None for all.
+    uri: see the module's list; a path object never is parsed as a URI. max_frames: stop after that many, None for all.
     Yields Frame: uint8 (H, W, 3) BGR. Files lose no frame. A live source never ends by itself.
-    Raises UsageError at once for a URI nobody understands, InputError for what cannot be read, is empty or stops."""
+    Raises UsageError at once for a URI nobody understands, InputError for what cannot be read, is empty or stops.
+    """
     if max_frames is not None and max_frames < 0:
         raise UsageError(f"max_frames must be 0 or more, found {max_frames}")
     scheme, location = _parse(uri)
@@ -72,7 +63,9 @@ class SourceInfo:
     """What is known of a source without reading its frames.
 
     live: True for a camera or network stream. fps: frames per second, 0.0 where unknown.
-    shape: (H, W) in pixels, None where unknown. frames: how many, as the container says; None where unknown or endless."""
+    shape: (H, W) in pixels, None where unknown.
+    frames: how many by the container's own account, None where unknown or endless.
+    """
 
     live: bool
     fps: float = 0.0
@@ -80,11 +73,11 @@ class SourceInfo:
     frames: int | None = None
 
 
-def probe(uri: str | int | os.PathLike[str]) -> SourceInfo:
+def probe(uri: Uri) -> SourceInfo:
     """The facts of a source; opens video files only, never a camera or the network. Raises like open_source."""
     scheme, location = _parse(uri)
     if scheme == "test":
-        pattern = _Pattern.parse(location)
+        pattern = Pattern.parse(location)
         return SourceInfo(pattern.live, pattern.fps, (pattern.height, pattern.width), pattern.frames or None)
     if scheme != "file":
         return SourceInfo(live=True)
@@ -103,92 +96,23 @@ def probe(uri: str | int | os.PathLike[str]) -> SourceInfo:
     return SourceInfo(False, fps if fps > 0 else 0.0, shape, int(frames) if frames >= 1 else None)
 
 
-def is_live(uri: str | int | os.PathLike[str]) -> bool:
+def is_live(uri: Uri) -> bool:
     """True where frames come in real time and late ones may be skipped; touches no file. Raises UsageError."""
     scheme, location = _parse(uri)
-    return _Pattern.parse(location).live if scheme == "test" else scheme != "file"
+    return Pattern.parse(location).live if scheme == "test" else scheme != "file"
 
 
-def redact(uri: str | int | os.PathLike[str]) -> str:
+def redact(uri: Uri) -> str:
     """`uri` as text fit for logs: passwords, and query values that look like secrets, become ***."""
     text = os.fspath(uri) if isinstance(uri, os.PathLike) else str(uri)
+    if "://" not in text:
+        return text
     # Up to the last @: camera passwords hold unescaped @ and / more often than paths hold @.
     text = re.sub(r"(?<=://)([^:@/?#]*):.*@", r"\1:***@", text)
     return re.sub(r"(?i)([?&][^=&]*(?:pass|pwd|token|secret|key|auth)[^=&]*=)[^&#]*", r"\1***", text)
 
 
-def to_bgr8(image: npt.NDArray[np.generic]) -> U8:
-    """The image as every part of edge-retina takes it; the same array where it already is that.
-
-    image: (H, W), (H, W, 1), (H, W, 3) BGR or (H, W, 4) BGRA, H and W >= 1; uint8, uint16 (65535 becomes 255) or bool.
-    Returns uint8 (H, W, 3), BGR, C-contiguous; alpha is dropped. Raises InputError otherwise."""
-    wanted = "wanted a uint8, uint16 or bool image of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
-    if not isinstance(image, np.ndarray):
-        raise InputError(f"{wanted}, found {type(image).__name__}")
-    if image.size == 0 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 3, 4))):
-        raise InputError(f"{wanted}, found shape {image.shape}; one image at a time, channels last")
-    pixels: npt.NDArray[np.generic] = image
-    if image.dtype == np.bool_:
-        pixels = image.astype(np.uint8) * np.uint8(255)
-    elif image.dtype.kind == "u" and image.dtype.itemsize == 2:
-        pixels = _TO_8_BIT[image]
-    elif image.dtype != np.uint8:
-        raise InputError(f"{wanted}, found {image.dtype}, whose range is not known; scale it to 0..255 and use uint8")
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, np.newaxis]
-    if pixels.shape[2] == 1:
-        pixels = np.repeat(pixels, 3, axis=2)
-    return np.ascontiguousarray(pixels[:, :, :3], dtype=np.uint8)
-
-
-def read_image(path: str | os.PathLike[str]) -> U8:
-    """One image file as uint8 (H, W, 3) BGR, turned as its EXIF orientation says. Raises InputError."""
-    try:
-        # Not imread: it has no reason to give for a failure, and no non-ASCII paths on Windows.
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as exc:
-        raise InputError(f"cannot read {os.fspath(path)}: {exc.strerror}; check the path and its permissions") from exc
-    if not data:
-        raise InputError(f"{os.fspath(path)}: wanted an image, found an empty file; remove it or copy it again")
-    try:
-        with quiet_opencv():
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), _IMREAD)
-    except cv2.error as exc:
-        raise InputError(f"{os.fspath(path)}: OpenCV cannot decode it: {exc}") from exc
-    if image is None:
-        raise InputError(
-            f"{os.fspath(path)}: wanted an image, found {len(data)} bytes that do not decode as one; "
-            "it is damaged or of another type: remove it, or export it again as PNG or JPEG"
-        )
-    try:
-        return to_bgr8(image)
-    except InputError as exc:
-        raise InputError(f"{os.fspath(path)}: {exc}") from exc
-
-
-@contextlib.contextmanager
-def quiet_opencv(*, ffmpeg: bool = False) -> Iterator[None]:
-    """OpenCV (and FFmpeg, where a video is opened inside) print nothing, unless the user's environment set a level."""
-    global _quiet_depth
-    with _quiet_lock:  # counted: of two threads the last one out restores what the first one in found
-        if _quiet_depth == 0 and "OPENCV_LOG_LEVEL" not in os.environ:
-            _quiet_undo.callback(_cv_log.setLogLevel, _cv_log.getLogLevel())
-            _cv_log.setLogLevel(0)
-        if ffmpeg and not os.environ.keys() & {"OPENCV_FFMPEG_LOGLEVEL", "OPENCV_FFMPEG_DEBUG"}:
-            os.environ["OPENCV_FFMPEG_LOGLEVEL"] = _AV_LOG_QUIET
-            _quiet_undo.callback(os.environ.pop, "OPENCV_FFMPEG_LOGLEVEL", None)
-        _quiet_depth += 1
-    try:
-        yield
-    finally:
-        with _quiet_lock:
-            _quiet_depth -= 1
-            if _quiet_depth == 0:
-                _quiet_undo.close()
-
-
-def _parse(uri: str | int | os.PathLike[str]) -> tuple[str, str]:
+def _parse(uri: Uri) -> tuple[str, str]:
     if isinstance(uri, os.PathLike):
         path = os.fspath(uri)
         return ("v4l2" if path.startswith("/dev/video") else "file"), path
@@ -205,7 +129,7 @@ def _parse(uri: str | int | os.PathLike[str]) -> tuple[str, str]:
             f"a camera number or one of {', '.join(f'{name}://' for name in sorted(_SOURCES))}"
         )
     if scheme == "file":
-        return scheme, unquote(location).removeprefix("localhost/" if location.startswith("localhost/") else "")
+        return scheme, unquote(re.sub("^localhost(?=/)", "", location))
     return scheme, text if scheme in _NETWORK else location
 
 
@@ -232,7 +156,8 @@ def _resolve(location: str) -> tuple[str, list[str]]:
             if suffix in IMAGE_SUFFIXES or cv2.haveImageReader(location):
                 return "images", [location]
         raise InputError(
-            f"{location}: wanted an image {IMAGE_SUFFIXES} or a video {VIDEO_SUFFIXES}, found {suffix or 'no suffix'}"
+            f"{location}: wanted an image ({' '.join(IMAGE_SUFFIXES)}) or a video ({' '.join(VIDEO_SUFFIXES)}), "
+            f"found {suffix or 'no suffix'}; rename it, or convert it with ffmpeg"
         )
     elif any(character in location for character in "*?["):
         found = sorted(glob.glob(location, recursive=True))
@@ -240,7 +165,8 @@ def _resolve(location: str) -> tuple[str, list[str]]:
         raise InputError(f"no such file or folder: {location} (looked from {os.getcwd()}); check the path")
     paths = [path for path in found if path.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(path)]
     if not paths:
-        raise InputError(f"{location}: wanted images {IMAGE_SUFFIXES}, found {len(found)} other entries; check the path")
+        wanted = " ".join(IMAGE_SUFFIXES)
+        raise InputError(f"{location}: wanted images ({wanted}), found {len(found)} other entries; check the path")
     return "images", paths
 
 
@@ -266,9 +192,17 @@ def _open_capture(location: str | int, backend: int, failure: str, options: Sequ
 def _open_video(path: str) -> cv2.VideoCapture:
     # Named, so that OpenCV does not go on to guess with other backends; a build without FFmpeg has to guess.
     backend = cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in cv2.videoio_registry.getStreamBackends() else cv2.CAP_ANY
-    failure = f"{path}: OpenCV cannot open this video ({os.path.getsize(path)} bytes): damaged, cut short or an unknown codec"
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}; check the path and its permissions") from exc
+    failure = (
+        f"{path}: wanted a video, found {size} bytes that OpenCV cannot open: damaged, cut short or an unknown codec; "
+        "try: ffmpeg -i INPUT -c:v mpeg4 copy.mp4"
+    )
     # An absolute path, or FFmpeg takes what stands before a colon in it for a protocol.
-    return _open_capture(os.path.abspath(path), backend, f"{failure}; try: ffmpeg -i INPUT -c:v mpeg4 copy.mp4")
+    return _open_capture(os.path.abspath(path), backend, failure)
 
 
 def _video(path: str, label: str) -> Frames:
@@ -301,10 +235,10 @@ def _camera(location: str, label: str) -> Frames:
     device = f"/dev/video{location}" if location.isdecimal() else location
     if not os.path.exists(device):
         found = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
-        raise InputError(f"no camera at {device}; cameras found: {found}; plug it in, or in a container pass --device {device}")
+        raise InputError(f"no camera at {device}, found {found}; plug it in, or give a container --device {device}")
     if not os.access(device, os.R_OK | os.W_OK):
         raise InputError(f"no permission for {device}; run: sudo usermod -aG video $USER, and log in again")
-    failure = f"{device} gives no video: another program holds it, or it is not a capture device; run: v4l2-ctl --list-devices"
+    failure = f"{device} gives no video: in use, or not a capture device; run: v4l2-ctl --list-devices"
     return _live(device, cv2.CAP_V4L2, label, failure)
 
 
@@ -331,77 +265,8 @@ def _live(location: str | int, backend: int, label: str, failure: str, options: 
         capture.release()
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    """Options of test://: size in pixels, frames 0 for endless."""
-
-    width: int = 640
-    height: int = 480
-    fps: float = 30.0
-    frames: int = 300
-    seed: int = 0
-    live: bool = False
-
-    @classmethod
-    def parse(cls, location: str) -> _Pattern:
-        defaults = {"size": "640x480", "fps": "30", "frames": "300", "seed": "0", "live": "0"}
-        given = dict(parse_qsl(location.removeprefix("?"), keep_blank_values=True))
-        example = "test://?" + "&".join(f"{key}={value}" for key, value in defaults.items())
-        if (location and not location.startswith("?")) or given.keys() - defaults.keys():
-            raise UsageError(f"no test pattern test://{location}; write it as {example}, each option may be left out")
-        options = defaults | given
-        try:
-            width, height = (int(side) for side in options["size"].split("x"))
-            pattern = cls(
-                width, height, float(options["fps"]), int(options["frames"]), int(options["seed"]), options["live"] == "1"
-            )
-        except ValueError as exc:
-            raise UsageError(f"test://{location} has an option that is no number; write it as {example}") from exc
-        # 0 < fps < inf also turns NaN away.
-        if not (1 <= width <= 16384 and 1 <= height <= 16384 and 0 < pattern.fps < float("inf") and pattern.frames >= 0):
-            raise UsageError(f"test://{location}: size is 1..16384, fps above 0, frames 0 or more; write it as {example}")
-        return pattern
-
-
 def _test(location: str, label: str) -> Frames:
-    return _pattern_frames(_Pattern.parse(location), label)
-
-
-def _pattern_frames(pattern: _Pattern, label: str) -> Frames:
-    start_ns = time.monotonic_ns()
-    for index in range(pattern.frames) if pattern.frames else itertools.count():
-        timestamp_ns = round(index * 1_000_000_000 / pattern.fps)
-        if pattern.live:
-            due_ns = start_ns + timestamp_ns
-            time.sleep(max(0, due_ns - time.monotonic_ns()) / 1_000_000_000)
-            timestamp_ns = time.monotonic_ns()
-        yield Frame(_pattern_image(pattern, index), index, timestamp_ns, label, live=pattern.live)
-
-
-def _pattern_image(pattern: _Pattern, index: int) -> U8:
-    """Bouncing discs, boxes and triangles; whole-number arithmetic, so that every machine draws the same pixels."""
-    height, width = pattern.height, pattern.width
-    shade = np.arange(height, dtype=np.uint32) * 64 // height + 40
-    image = np.repeat(shade.astype(np.uint8), width * 3).reshape(height, width, 3)
-    choose = random.Random(pattern.seed)
-    for number in range(6):
-        radius = max(1, min(height, width) * (8 + int(choose.random() * 8)) // 100)
-        x, y = (_bounce(int(choose.random() * 2 * side) + index * (1 + int(choose.random() * 5)), side) for side in (width, height))
-        colour = tuple(int(64 + choose.random() * 191) if channel != number % 3 else 255 for channel in range(3))
-        if number % 3 == 0:
-            cv2.circle(image, (x, y), radius, colour, cv2.FILLED)
-        elif number % 3 == 1:
-            cv2.rectangle(image, (x - radius, y - radius), (x + radius, y + radius), colour, cv2.FILLED)
-        else:
-            corners = np.array([(x, y - radius), (x - radius, y + radius), (x + radius, y + radius)], np.int32)
-            cv2.fillPoly(image, [corners], colour)
-    return image
-
-
-def _bounce(distance: int, side: int) -> int:
-    """Where a point is that has run `distance` pixels to and fro between 0 and side - 1."""
-    span = max(1, side - 1)
-    return min(side - 1, span - abs(distance % (2 * span) - span))
+    return Pattern.parse(location).play(label)
 
 
 _SOURCES: dict[str, Callable[[str, str], Frames]] = {

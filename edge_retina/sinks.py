@@ -1,0 +1,300 @@
+"""Detections out: one URI names where they go.
+
+JSON lines: `out.jsonl`, or `-` for stdout. Annotated video: `out.mp4`, `out.avi`, `out.mkv`.
+Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for exactly one frame. Window: `display://`.
+
+A file appears under its name only once it is valid, and until then whatever stood there before stays: videos and
+single images are written beside it and renamed on close; JSON lines when the first line is complete, from where on
+whole lines are appended (follow them with tail -F). An interrupted run keeps the frames it has written.
+No frame, no file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+from urllib.parse import unquote
+
+import cv2
+
+from edge_retina.drafts import Draft, as_output_error
+from edge_retina.draw import draw, letterbox
+from edge_retina.errors import OutputError, UsageError
+from edge_retina.types import U8, Detections, Frame
+from edge_retina.video import VIDEO_FOURCC, count_frames, open_video_writer, pad_to_even
+from edge_retina.window import close_window, open_window, require_display, show
+
+__all__ = ["Sink", "StopStream", "open_sink"]
+
+_ENCODABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+class StopStream(Exception):
+    """The one who looks on has seen enough: window closed, q or Esc pressed, or the reader of stdout gone. No error."""
+
+
+class Sink(Protocol):
+    """Where results go. As a context manager it closes in every case, so that an interrupted run keeps its results."""
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        """Take one frame and its detections. Raises OutputError; StopStream where nobody looks on any more."""
+
+    def close(self) -> None:
+        """Finish what was written and give it its name; after a failed write, throw it away. Raises OutputError."""
+
+    def abort(self) -> None:
+        """Throw away what has no name yet. Never raises."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            with contextlib.suppress(OutputError):  # the first error is the one to hear about
+                self.close()
+
+
+def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
+    """The sink that `uri` names, see the module's list; missing folders are made.
+
+    fps: frames per second of a video, not rounded. A path without a suffix is a folder of images.
+    Raises UsageError for a URI nobody understands, OutputError where nothing can be written or shown.
+    """
+    if not (math.isfinite(fps) and fps > 0):
+        raise UsageError(f"wanted fps above 0, found {fps}; give the frame rate of the source, such as 30")
+    text = os.fspath(uri)
+    scheme, separator, location = text.partition("://")
+    if text == "-":
+        return _Stdout()
+    if separator and scheme == "display":
+        return _Window(f"edge-retina {location}".strip())
+    path = unquote(location) if separator and scheme == "file" else text
+    suffix = os.path.splitext(path)[1].lower()
+    is_folder = path.endswith(("/", os.sep)) or os.path.isdir(path) or (path != "" and not suffix)
+    if (separator and scheme != "file") or not (is_folder or suffix in _FILE_SINKS):
+        found = f"{scheme}://" if separator else repr(text)
+        raise UsageError(f"no sink understands {found}; use -, a folder/, display:// or a file {sorted(_FILE_SINKS)}")
+    # Through links, so that a rename replaces the file and not the link to it.
+    target = Path(os.path.realpath(path))
+    return _Folder(target, fps) if is_folder else _FILE_SINKS[suffix](target, fps)
+
+
+class _Stdout(Sink):
+    def write(self, frame: Frame, detections: Detections) -> None:
+        try:
+            sys.stdout.write(_json_line(frame, detections))
+            sys.stdout.flush()
+        except OSError as exc:
+            # What is left in the buffer would raise once more when Python exits.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if isinstance(exc, BrokenPipeError):
+                raise StopStream("the reader of stdout has gone") from exc
+            raise OutputError(f"cannot write to stdout: {exc.strerror}; check disk space") from exc
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class _JsonLines(Sink):
+    def __init__(self, path: Path, _fps: float) -> None:
+        # A device or a pipe cannot be replaced, and holds nothing worth keeping; Windows renames no open file.
+        in_place = sys.platform == "win32" or (path.exists() and not path.is_file())
+        self._draft = Draft(path, in_place=in_place)
+        self._length = 0
+        with as_output_error(path):
+            # Unbuffered: a line is in the file when write() returns.
+            self._file = open(self._draft.path, "wb", buffering=0)  # noqa: SIM115 - close() closes it
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        line = _json_line(frame, detections).encode()
+        try:
+            with as_output_error(self._draft.target):
+                if self._length == 0:
+                    _protect_source(frame, self._draft.target)
+                rest = memoryview(line)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
+                self._draft.publish()
+        except BaseException:
+            with contextlib.suppress(OSError):  # of a half-written line nothing stays
+                self._file.truncate(self._length)
+                self._file.seek(self._length)
+            raise
+        self._length += len(line)
+
+    def close(self) -> None:
+        self._file.close()
+        self._draft.discard()
+
+    def abort(self) -> None:
+        self.close()
+
+
+class _Video(Sink):
+    def __init__(self, path: Path, fps: float) -> None:
+        self._draft = Draft(path)
+        self._fps = fps
+        self._writer: cv2.VideoWriter | None = None
+        self._shape = (0, 0)
+        self._written = 0
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        image = pad_to_even(draw(frame.image, detections))
+        if self._writer is None:
+            _protect_source(frame, self._draft.target)
+            self._shape = (image.shape[0], image.shape[1])
+            self._writer = open_video_writer(self._draft.path, self._shape, self._fps)
+        self._writer.write(letterbox(image, self._shape))
+        self._written += 1
+
+    def close(self) -> None:
+        if self._writer is None:
+            self._draft.discard()
+            return
+        self._writer.release()
+        self._writer = None
+        try:
+            # OpenCV says nothing of a full disk; only the file itself tells.
+            found = count_frames(self._draft.path, self._written)
+            if found < self._written:
+                raise OutputError(
+                    f"{self._draft.target}: wrote {self._written} frames, but {found} can be read back; "
+                    f"is the disk full? run: df -h {self._draft.target.parent}"
+                )
+            self._draft.publish()
+        finally:
+            self._draft.discard()
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+            self._writer = None
+        self._draft.discard()
+
+
+class _Still(Sink):
+    def __init__(self, path: Path, _fps: float) -> None:
+        self._draft = Draft(path)
+        self._written = 0
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        self._written += 1
+        if self._written > 1:
+            raise OutputError(
+                f"{self._draft.target} holds one image, found a second frame; "
+                f"use a folder instead: {self._draft.target.with_suffix('')}/"
+            )
+        _protect_source(frame, self._draft.target)
+        self._draft.fill(_encode(self._draft.target, draw(frame.image, detections)))
+
+    def close(self) -> None:
+        try:
+            if self._written == 1 and self._draft.filled:
+                self._draft.publish()
+        finally:
+            self._draft.discard()
+
+    def abort(self) -> None:
+        self._draft.discard()
+
+
+class _Folder(Sink):
+    def __init__(self, path: Path, _fps: float) -> None:
+        self._path = path
+        self._names: set[str] = set()
+        Draft(path / "frame.jpg").discard()  # to hear at once that nothing can be written here
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        target = self._path / self._name_of(frame)
+        _protect_source(frame, target)
+        data = _encode(target, draw(frame.image, detections))
+        draft = Draft(target)
+        try:
+            draft.fill(data)
+            draft.publish()
+        finally:
+            draft.discard()
+
+    def _name_of(self, frame: Frame) -> str:
+        if not frame.name:
+            return f"frame_{frame.index:06d}.jpg"
+        stem, suffix = os.path.splitext(os.path.basename(frame.name))
+        suffix = suffix if suffix.lower() in _ENCODABLE else ".jpg"
+        # photos/*/1.jpg: equal names from different folders.
+        name = stem + suffix if stem + suffix not in self._names else f"{stem}_{frame.index:06d}{suffix}"
+        self._names.add(name)
+        return name
+
+    def close(self) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+class _Window(Sink):
+    def __init__(self, title: str) -> None:
+        require_display()
+        self._title = title
+        self._is_open = False
+
+    def write(self, frame: Frame, detections: Detections) -> None:
+        image = draw(frame.image, detections)
+        if not self._is_open:
+            open_window(self._title, (image.shape[0], image.shape[1]))
+            self._is_open = True
+        if not show(self._title, image):
+            raise StopStream("window closed")
+
+    def close(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            close_window(self._title)
+
+    def abort(self) -> None:
+        self.close()
+
+
+_FILE_SINKS: dict[str, Callable[[Path, float], Sink]] = {
+    ".jsonl": _JsonLines,
+    **dict.fromkeys(VIDEO_FOURCC, _Video),
+    **dict.fromkeys(_ENCODABLE, _Still),
+}
+
+
+def _protect_source(frame: Frame, target: Path) -> None:
+    """Raise OutputError where writing `target` would replace the image or video that is being read."""
+    source = unquote(frame.source.removeprefix("file://")) if frame.source.startswith("file://") else frame.source
+    origins = [source, os.path.join(source, frame.name), os.path.join(os.path.dirname(source), frame.name)]
+    if target.is_file() and any(os.path.isfile(origin) and os.path.samefile(origin, target) for origin in origins):
+        raise OutputError(f"{target} is the source itself and would be lost; write to another folder or name")
+
+
+def _json_line(frame: Frame, detections: Detections) -> str:
+    row: dict[str, object] = {"source": frame.source, "frame": frame.index, "timestamp_ns": frame.timestamp_ns}
+    if frame.name:
+        row["name"] = frame.name
+    height, width = frame.image.shape[:2]
+    row |= {"width": width, "height": height, "detections": detections.to_json()}
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _encode(path: Path, image: U8) -> bytes:
+    try:
+        ok, data = cv2.imencode(path.suffix, image)
+    except cv2.error as exc:
+        raise OutputError(f"cannot encode {path}: {exc}") from exc
+    if not ok:
+        raise OutputError(f"cannot encode a {image.shape[1]} x {image.shape[0]} image as {path.suffix}; use .png")
+    return bytes(data)
