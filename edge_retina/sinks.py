@@ -3,10 +3,9 @@
 JSON lines: `out.jsonl`, or `-` for stdout. Annotated video: `out.mp4`, `out.avi`, `out.mkv`.
 Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for exactly one frame. Window: `display://`.
 
-A file appears under its name only once it is valid, and until then whatever stood there before stays: videos and
+A file appears under its name only once it is valid, until then what stood there stays; no frame, no file. Videos and
 single images are written beside it and renamed on close; JSON lines when the first line is complete, from where on
 whole lines are appended (follow them with tail -F). An interrupted run keeps the frames it has written.
-No frame, no file.
 """
 
 from __future__ import annotations
