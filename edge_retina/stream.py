@@ -1,18 +1,24 @@
-"""Reading frames while earlier ones are still being worked on."""
+"""The stream: frames read ahead while earlier ones are worked on, detections handed to sinks."""
 
 from __future__ import annotations
 
 import os
 import queue
+import statistics
 import threading
-from collections.abc import Generator, Iterator
-from contextlib import closing
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from typing import cast
 
-from edge_retina.sources import is_live, open_source
-from edge_retina.types import Frame
+from edge_retina.detector import Detector
+from edge_retina.sinks import StopStream, open_sink
+from edge_retina.sources import is_live, open_source, probe
+from edge_retina.types import Detections, Frame
 
-__all__ = ["read_ahead"]
+__all__ = ["Summary", "read_ahead", "run"]
 
 _FILE_FRAMES_AHEAD = 4
 
@@ -88,3 +94,67 @@ def _put(waiting: queue.Queue[Frame | _End], item: Frame | _End, stop: threading
             continue
         return True
     return False
+
+
+@dataclass
+class Summary:
+    """What a run did. seconds: from the first frame read to the last result; latency_ms: inference per frame."""
+
+    frames: int = 0
+    detections: int = 0
+    seconds: float = 0.0
+    latency_ms: list[float] = field(default_factory=list)
+    per_name: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, end to end."""
+        return self.frames / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values; median latency, detections by label name."""
+        median = statistics.median(self.latency_ms) if self.latency_ms else None
+        return {
+            "frames": self.frames,
+            "detections": self.detections,
+            "seconds": round(self.seconds, 3),
+            "fps": round(self.fps, 2),
+            "latency_ms_p50": None if median is None else round(median, 2),
+            "per_name": dict(self.per_name.most_common()),
+        }
+
+
+def run(
+    detector: Detector,
+    source: str | int | os.PathLike[str],
+    outs: Sequence[str | os.PathLike[str]],
+    *,
+    max_frames: int | None = None,
+    on_frame: Callable[[Frame, Detections], None] = lambda *_: None,
+) -> Summary:
+    """Stream a source through a detector into sinks, until it ends, max_frames is reached or a sink says stop.
+
+    Sinks are closed, and what they hold is valid, however the run ends. Raises what sources, sinks and detector raise.
+    """
+    summary = Summary()
+    info = probe(source)
+    with ExitStack() as stack:
+        sinks = [stack.enter_context(open_sink(out, fps=info.fps or 30.0)) for out in outs]
+        frames = stack.enter_context(closing(read_ahead(source, max_frames=max_frames)))
+        start = time.perf_counter()
+        for frame in frames:
+            before = time.perf_counter()
+            detections = detector(frame.image)
+            summary.latency_ms.append((time.perf_counter() - before) * 1000)
+            summary.frames += 1
+            summary.detections += len(detections)
+            summary.per_name.update(map(detections.name_of, detections.labels.tolist()))
+            try:
+                for sink in sinks:
+                    sink.write(frame, detections)
+            except StopStream:
+                break
+            finally:
+                summary.seconds = time.perf_counter() - start
+            on_frame(frame, detections)
+    return summary

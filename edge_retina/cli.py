@@ -1,0 +1,231 @@
+"""The `edge-retina` command. Results go to stdout, talk to stderr; exit codes are those of errors.py, 130 when interrupted.
+
+    0 done   1 other error   2 usage   3 input   4 model   5 bundle   6 output   7 runtime   8 package missing   130 Ctrl-C
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from edge_retina import errors, project
+from edge_retina.demo import demo_command
+from edge_retina.train.cli import train_command
+
+__all__ = ["cli", "main"]
+
+_talk = Console(stderr=True)
+_INTERRUPTED = 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.split("\n\n")[1])
+@click.version_option(package_name="edge-retina")
+def cli() -> None:
+    """A trained RetinaNet from ONNX to detections on a camera stream."""
+
+
+cli.add_command(train_command)
+cli.add_command(demo_command)
+
+
+def main() -> None:
+    """Run the command line; every error becomes one message on stderr and its exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        # click returns the code of ctx.exit() here, and None when a command simply ends.
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except errors.EdgeRetinaError as exc:
+        click.echo(f"edge-retina: {exc}", err=True)
+        sys.exit(exc.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("edge-retina: interrupted", err=True)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone; say nothing to it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _terminate(*_: object) -> None:
+    """SIGTERM ends a run as Ctrl-C does: sinks closed."""
+    raise KeyboardInterrupt
+
+
+def _size(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT as (H, W)."""
+    if value is None:
+        return None
+    parts = value.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise click.BadParameter(f"wants WIDTHxHEIGHT, such as 640x480, found {value!r}", param=option)
+    return int(parts[1]), int(parts[0])
+
+
+def _read_spec(path: str | None) -> dict[str, Any] | None:
+    """Fields of a spec file."""
+    if path is None:
+        return None
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise errors.SpecError(f"{path}: wanted a spec as JSON, found: {exc}") from exc
+    if not isinstance(data, dict):
+        raise errors.SpecError(f"{path}: wanted a JSON object of spec fields, found {type(data).__name__}")
+    return data
+
+
+@cli.command()
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle to write [model name with .edge].")
+@click.option("--int8", is_flag=True, help="Quantize to INT8.")
+@click.option("--fp16", is_flag=True, help="Run the trunk in FP16.")
+@click.option("--calib", metavar="SRC", help="Calibration images for --int8: folder, glob or video.")
+@click.option("--frame-size", metavar="WxH", callback=_size, help="Take frames of this size only [any size].")
+@click.option("--family", help="Exporter family, when it is not recognised.")
+@click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
+def build(
+    model: Path | None,
+    out: Path | None,
+    int8: bool,
+    fp16: bool,
+    calib: str | None,
+    frame_size: tuple[int, int] | None,
+    family: str | None,
+    spec_path: str | None,
+) -> None:
+    """Turn MODEL.onnx, a trained RetinaNet, into a bundle.
+
+    Without MODEL: the one that edge-retina.toml names, else the only *.onnx in this folder.
+    """
+    from edge_retina.build import build as build_bundle
+
+    if int8 and fp16:
+        raise errors.UsageError("--int8 and --fp16 exclude each other; INT8 graphs hold their remainder in FP16")
+    folder = Path.cwd()
+    known = project.read_project(folder)
+    path = model or project.find_model(folder, known)
+    ours = known is not None and known.model is not None and known.model.resolve() == path.resolve()
+    precision = "int8" if int8 else "fp16" if fp16 else (known and ours and known.precision) or "fp32"
+    overrides = _read_spec(spec_path) or {}
+    if known is not None and ours and known.labels and "labels" not in overrides:
+        overrides["labels"] = list(known.labels)
+    target = out or (known.bundle if known is not None and ours and known.bundle else path.with_suffix(".edge"))
+    with _talk.status("") as status:
+        bundle = build_bundle(
+            path,
+            target,
+            precision=precision,
+            frame_size=frame_size,
+            family=family,
+            overrides=overrides,
+            on_stage=lambda stage: status.update(f"{stage} {path.name}"),
+        )
+    size = bundle.path.stat().st_size / 1e6
+    batches = "single frames only" if bundle.manifest.batch_max == 1 else "any batch size"
+    _talk.print(f"{bundle.spec.family}, {bundle.spec.num_classes} classes, {precision}, {batches}, {size:.1f} MB")
+    _talk.print(f"run it: edge-retina run {target} --camera 0", highlight=False)
+    click.echo(str(target))
+    if known is None:
+        _offer_project(folder, project.Project(path, target, calib, None, precision))
+
+
+def _offer_project(folder: Path, new: project.Project) -> None:
+    """Offer to remember the model, so that next time `edge-retina build` and `run` need no names."""
+    if new.model is None or new.model.resolve().parent != folder or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    if click.confirm(f"write {project.FILE}, so that `edge-retina build` and `run` need no names?", err=True, default=True):
+        _talk.print(f"wrote {project.write_project(folder, new).name}")
+
+
+@cli.command()
+@click.argument("bundle", required=False, type=click.Path(path_type=Path))
+@click.option("--camera", metavar="N", help="Camera number or device, such as 0 or /dev/video2.")
+@click.option("--source", metavar="URI", help="Video file, image, folder, glob, camera, stream or test://.")
+@click.option("--out", "outs", metavar="URI", multiple=True, help="out.mp4, out.jsonl, folder/, out.png, display:// or -.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
+def run(
+    bundle: Path | None,
+    camera: str | None,
+    source: str | None,
+    outs: tuple[str, ...],
+    max_frames: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Detect on a camera, a video or pictures.
+
+    Without BUNDLE: the one that edge-retina.toml names, else the only *.edge in this folder. Without --out: a window where
+    there is a display, else a line per frame.
+    """
+    from edge_retina.detector import Detector
+    from edge_retina.stream import run as run_stream
+
+    if (camera is None) == (source is None):
+        raise errors.UsageError("run wants one of --camera N and --source URI, such as --camera 0 or --source video.mp4")
+    folder = Path.cwd()
+    path = bundle or project.find_bundle(folder, project.read_project(folder))
+    uri = camera if camera is not None else source
+    assert uri is not None
+    targets = [*outs, *(["-"] if as_json and "-" not in outs else [])]
+    lines = False
+    if not targets:
+        lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        targets = [] if lines else ["display://"]
+    with Detector.load(path, threads=threads) as detector:
+        summary = run_stream(detector, uri, targets, max_frames=max_frames, on_frame=_line if lines else lambda *_: None)
+    facts = summary.to_json()
+    _talk.print(
+        f"{summary.frames} frames, {summary.detections} detections, {summary.fps:.1f} fps, "
+        f"{facts['latency_ms_p50'] or 0} ms a frame (median)",
+        highlight=False,
+    )
+
+
+def _line(frame: Any, detections: Any) -> None:
+    """One frame as a line of text."""
+    what = ", ".join(f"{d.name} {d.score:.2f} at {d.xyxy[0]:.0f},{d.xyxy[1]:.0f}" for d in detections) or "nothing"
+    click.echo(f"{frame.name or frame.index}: {what}")
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--family", help="Exporter family, when it is not recognised.")
+@click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
+def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool) -> None:
+    """Show what an ONNX or a bundle is: family, heads, levels, anchors, thresholds, preprocessing, each with its origin."""
+    from edge_retina.inspect import inspect_file, rows
+    from edge_retina.spec import DetectorSpec
+
+    facts = inspect_file(file, family=family, overrides=_read_spec(spec_path))
+    if as_json:
+        click.echo(json.dumps(facts, indent=1))
+        return
+    out = Console(highlight=False)
+    spec = DetectorSpec.from_dict(facts["spec"])
+    table = Table("field", "value", "origin", title=f"{file} ({facts['kind']})", title_justify="left")
+    for row in rows(spec):
+        table.add_row(*row)
+    out.print(table)
+    if facts["kind"] == "onnx":
+        heads = facts["heads"]
+        out.print(f"heads from {heads['input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")
+        out.print("build would rewrite:", *(f"\n  {step}" for step in facts["rewrite"]))
+    else:
+        size = facts["frame_size"]
+        frames = "any" if size is None else f"{size[1]}x{size[0]}"
+        out.print(f"precision {facts['precision']}, frames {frames}, batch {facts['batch_max'] or 'any'}")
+        out.print(f"digest {facts['digest']}, built by edge-retina {facts['edge_retina']}")

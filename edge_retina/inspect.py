@@ -1,0 +1,123 @@
+"""What a model or a bundle is, field by field with its origin, and what build would do to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edge_retina.bundle import read_bundle
+from edge_retina.spec import DetectorSpec
+
+__all__ = ["inspect_file", "rows"]
+
+
+def inspect_file(
+    path: Path, *, family: str | None = None, overrides: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Facts about an ONNX or a bundle, as plain JSON values.
+
+    Keys: kind ("onnx" or "bundle"), file, spec (with origins), candidates; for an ONNX opset, digest, heads and `rewrite`,
+    the steps build would take; for a bundle its manifest. Raises ModelError, BundleError.
+    """
+    with open(path, "rb") if path.is_file() else _nothing() as file:
+        is_zip = file.read(4) == b"PK\x03\x04"
+    if is_zip or path.suffix == ".edge":
+        bundle = read_bundle(path)
+        m = bundle.manifest
+        return {
+            "kind": "bundle",
+            "file": str(path),
+            "digest": bundle.digest,
+            "format": m.format,
+            "edge_retina": m.edge_retina,
+            "precision": m.precision,
+            "frame_size": m.frame_size,
+            "batch_max": m.batch_max,
+            "model_digest": m.model_digest,
+            "members": {name: member.size for name, member in m.members.items()},
+            "tools": dict(m.tools),
+            "spec": bundle.spec.to_dict(),
+            "candidates": bundle.spec.candidates(),
+        }
+    from edge_retina.importer import import_model, load_onnx
+
+    source = load_onnx(path)
+    found = import_model(source, family=family, overrides=overrides)
+    spec = found.spec
+    return {
+        "kind": "onnx",
+        "file": str(path),
+        "digest": source.digest,
+        "opset": source.opset,
+        "nodes": len(source.graph.nodes),
+        "spec": spec.to_dict(),
+        "candidates": spec.candidates(),
+        "heads": {"input": found.trunk_input, "logits": list(found.logits), "deltas": list(found.deltas)},
+        "rewrite": _steps(spec, found.trunk_input, len(source.graph.nodes)),
+    }
+
+
+def _nothing() -> Any:
+    import io
+
+    return io.BytesIO()
+
+
+def _steps(spec: DetectorSpec, trunk_input: str, nodes: int) -> list[str]:
+    height, width = spec.input_size
+    k = spec.max_detections
+    return [
+        f"heads: keep what lies between {trunk_input!r} and the {2 * spec.num_levels} head tensors, of {nodes} nodes",
+        f"frame_input: frames uint8 [B, H, W, 3] BGR, {spec.resize} to {width}x{height}, normalised, {spec.color_order}",
+        f"decode: edge_retina::AnchorDecode, the best {spec.top_k} pairs of each level above {spec.score_threshold}",
+        f"nms: IoU above {spec.nms_iou} suppresses, {'within' if spec.class_aware_nms else 'across'} classes; "
+        f"boxes [B, {k}, 4], scores [B, {k}], labels [B, {k}], count [B] out, in frame pixels",
+    ]
+
+
+def rows(spec: DetectorSpec) -> list[tuple[str, str, str]]:
+    """The spec for people: (field, value, origin), anchors as size and aspect ratio."""
+    simple = {
+        "family": spec.family,
+        "labels": f"{spec.num_classes}: {', '.join(spec.labels[:8])}{', ...' if spec.num_classes > 8 else ''}",
+        "input_size": f"{spec.input_size[0]} x {spec.input_size[1]} (H x W)",
+        "color_order": spec.color_order,
+        "mean": _numbers(spec.mean) + "  (pixels 0..255)",
+        "std": _numbers(spec.std),
+        "pad_value": _numbers(spec.pad_value),
+        "resize": spec.resize,
+        "shortest_side": "-" if spec.shortest_side is None else "shortest {}, longest {}".format(*spec.shortest_side),
+        "placement": spec.placement,
+        "strides": ", ".join(str(y) if y == x else f"{y} x {x}" for y, x in spec.strides),
+        "level_shapes": ", ".join(f"{h}x{w}" for h, w in spec.level_shapes),
+        "cell_anchors": "",
+        "delta_weights": _numbers(spec.delta_weights),
+        "max_log_scale": f"{spec.max_log_scale:.6g}",
+        "score_threshold": f"{spec.score_threshold:g}",
+        "top_k": f"{spec.top_k} per level",
+        "nms_iou": f"{spec.nms_iou:g}",
+        "class_aware_nms": "yes" if spec.class_aware_nms else "no",
+        "max_detections": str(spec.max_detections),
+    }
+    result = []
+    for name, value in simple.items():
+        origin = spec.origins.get(name, "default")
+        if name == "cell_anchors":
+            for level, cell in enumerate(spec.cell_anchors):
+                result.append((f"anchors, level {level}", _anchors(cell), origin))
+        else:
+            result.append((name, value, origin))
+    return result
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:g}" for v in values)
+
+
+def _anchors(cell: tuple[tuple[float, float, float, float], ...]) -> str:
+    """Sizes and height/width ratios of a level, one value each where they repeat."""
+    sizes = sorted({round(math.sqrt((x2 - x1) * (y2 - y1)), 1) for x1, y1, x2, y2 in cell})
+    ratios = sorted({round((y2 - y1) / (x2 - x1), 2) for x1, y1, x2, y2 in cell})
+    return f"{len(cell)}: sizes {', '.join(f'{s:g}' for s in sizes)}; ratios {', '.join(f'{r:g}' for r in ratios)}"

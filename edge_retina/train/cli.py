@@ -1,0 +1,82 @@
+"""`edge-retina train`; PyTorch is imported when the command runs, not before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_retina.errors import MissingPackage, UsageError
+
+__all__ = ["train_command"]
+
+
+@click.command("train")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="COCO json, or a folder with annotations.json.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="The ONNX to write.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures [beside the annotations].")
+@click.option("--val", type=click.Path(path_type=Path), help="Validation set [a twentieth of --data].")
+@click.option("--val-images", type=click.Path(path_type=Path), help="Folder of its pictures.")
+@click.option("--model", default="narrow", show_default=True, help="narrow, resnet18, resnet34, resnet50 or resnet101.")
+@click.option("--size", default="320x320", show_default=True, metavar="WxH", help="Network input, multiples of 32.")
+@click.option("--epochs", default=12, show_default=True, type=click.IntRange(min=1))
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="End earlier, annealed by the clock.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(min=1), help="Images per step and process.")
+@click.option("--lr", default=2e-3, show_default=True, help="Peak learning rate.")
+@click.option("--weight-decay", default=0.05, show_default=True)
+@click.option("--loss", type=click.Choice(["focal", "ce"]), default="focal", show_default=True)
+@click.option("--gamma", default=2.0, show_default=True, help="Focusing parameter of the focal loss.")
+@click.option("--alpha", default=0.25, show_default=True, help="Weight of the foreground in the focal loss.")
+@click.option("--flip", default=0.5, show_default=True, help="Probability of a left-right flip; 0 for text and digits.")
+@click.option("--scale", default=0.5, show_default=True, help="Zoom in or out by up to 2 to this power.")
+@click.option("--colour", default=0.5, show_default=True, help="Strength of colour changes, 0..1.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(min=0), help="Processes that read images.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
+@click.option("--amp/--no-amp", default=True, show_default=True, help="Mixed precision (bfloat16).")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
+def train_command(**given: Any) -> None:
+    """Train a RetinaNet on a COCO set and export it as ONNX; several GPUs: torchrun -m edge_retina train ..."""
+    try:
+        import onnxscript  # noqa: F401
+        import torch  # noqa: F401
+    except ImportError as exc:
+        raise MissingPackage(f"training needs {exc.name}; run: pip install 'edge-retina[train]'") from exc
+    import os
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from edge_retina.train.data import Augmentation
+    from edge_retina.train.export import export_onnx
+    from edge_retina.train.loop import Progress as Step
+    from edge_retina.train.loop import TrainOptions, train
+
+    width, separator, height = given["size"].lower().partition("x")
+    if not (separator and width.isdigit() and height.isdigit()):
+        raise UsageError(f"--size wants WIDTHxHEIGHT, such as 320x320, found {given['size']!r}")
+    plain = given["loss"] == "ce"
+    same = ("data", "out", "images", "val", "val_images", "epochs", "minutes", "batch", "lr", "weight_decay")
+    options = TrainOptions(
+        **{name: given[name] for name in (*same, "workers", "seed", "device", "amp", "resume")},
+        preset=given["model"],
+        size=(int(height), int(width)),
+        gamma=0.0 if plain else given["gamma"],
+        alpha=None if plain else given["alpha"],
+        augmentation=Augmentation(given["flip"], given["scale"], given["colour"]),
+    )
+    first = int(os.environ.get("RANK", "0")) == 0
+    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[facts]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not first) as bar:
+        task = bar.add_task("", total=1.0, epoch=0, facts="")
+
+        def show(step: Step) -> None:
+            ap = "" if step.ap is None else f"  validation AP {step.ap:.3f}"
+            facts = f"step {step.step}  class {step.classification:.3f}  box {step.regression:.3f}{ap}"
+            bar.update(task, completed=step.fraction, epoch=step.epoch, facts=facts)
+
+        trained = train(options, show)
+    if first:
+        export_onnx(trained.model, trained.spec, options.out)
+        click.echo(str(options.out))
