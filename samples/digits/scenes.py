@@ -111,7 +111,7 @@ def clutter(image: F32, rng: np.random.Generator, count: int) -> None:
         x, y = int(rng.integers(width)), int(rng.integers(height))
         reach = int(2 ** rng.uniform(3, 6))
         kind = rng.integers(4)
-        points = rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2)) + (x, y)
+        points = rng.integers(-reach, reach + 1, (int(rng.integers(3, 6)), 2)) + np.array((x, y))
         if kind == 0:
             cv2.fillPoly(image, [points.astype(np.int32)], colour, cv2.LINE_AA)
         elif kind == 1:
@@ -119,7 +119,8 @@ def clutter(image: F32, rng: np.random.Generator, count: int) -> None:
         elif kind == 2:
             axes = (reach, int(rng.integers(2, reach + 1)))
             thickness = -1 if rng.random() < 0.5 else int(rng.integers(1, 5))
-            cv2.ellipse(image, (x, y), axes, float(rng.uniform(0, 180)), 0, float(rng.uniform(60, 240)), colour, thickness)
+            tilt, sweep = float(rng.uniform(0, 180)), float(rng.uniform(60, 240))
+            cv2.ellipse(image, (x, y), axes, tilt, 0, sweep, colour, thickness)
         else:
             cv2.line(image, (x, y), tuple(points[0].tolist()), colour, int(rng.integers(1, 6)), cv2.LINE_AA)
 
