@@ -1,5 +1,7 @@
 """A trained RetinaNet from ONNX to detections on a camera stream.
 
+Three lines run what `edge-retina build` made:
+
     from edge_retina import Detector
     for frame, detections in Detector.load("model.edge").stream("video.mp4"):
         print(frame.index, detections.xyxy, detections.scores, detections.labels)

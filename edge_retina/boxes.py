@@ -24,7 +24,7 @@ def make_anchors(spec: DetectorSpec, level: int) -> F32:
     Source: Lin et al. 2017, section 4; the layout is torchvision's (models/detection/anchor_utils.py).
     """
     (rows, columns), (stride_y, stride_x) = spec.level_shapes[level], spec.strides[level]
-    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32) * np.float32([[[stride_y]], [[stride_x]]])
+    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32) * np.array([[[stride_y]], [[stride_x]]], np.float32)
     origin = np.stack([x, y, x, y], axis=-1)[:, :, None, :]
     cell = np.asarray(spec.cell_anchors[level], np.float32)[None, None]
     return (origin + cell).reshape(-1, 4)
@@ -47,14 +47,16 @@ def decode(deltas: F32, anchors: F32, weights: Sequence[float], max_log_scale: f
 def clip(boxes: F32, low: Sequence[float], high: Sequence[float]) -> F32:
     """Boxes (N, 4) xyxy moved into low (x, y) .. high (x, y)."""
     corners = boxes.reshape(-1, 2, 2)
-    return np.minimum(np.maximum(corners, np.float32(low)), np.float32(high)).reshape(-1, 4)
+    inside: F32 = np.minimum(np.maximum(corners, np.array(low, np.float32)), np.array(high, np.float32)).reshape(-1, 4)
+    return inside
 
 
 def sigmoid(logits: F32) -> F32:
     """1 / (1 + exp(-x)) without overflow, float32."""
     e = np.exp(-np.abs(logits))
     one = np.float32(1)
-    return np.where(logits >= 0, one / (one + e), e / (one + e)).astype(np.float32)
+    result: F32 = np.where(logits >= 0, one / (one + e), e / (one + e)).astype(np.float32)
+    return result
 
 
 def iou(boxes: F32, others: F32) -> F32:
@@ -66,7 +68,8 @@ def iou(boxes: F32, others: F32) -> F32:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     other_area = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
     union = area[:, None] + other_area[None, :] - inter
-    return np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    share: F32 = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return share
 
 
 def nms(boxes: F32, labels: npt.NDArray[np.integer], iou_threshold: float, *, class_aware: bool, limit: int) -> I64:
@@ -118,7 +121,8 @@ def detect(
     logits: per level (A * K, H, W). deltas: per level (A * 4, H, W). Ties in logit are ordered by level,
     anchor index, class. Source: Lin et al. 2017, section 4.1, "Inference".
     """
-    offset_x, offset_y, content_w, content_h, scale_x, scale_y, frame_w, frame_h = np.float32(geometry.vector())
+    vector = np.array(geometry.vector(), np.float32)
+    offset_x, offset_y, content_w, content_h, scale_x, scale_y, frame_w, frame_h = vector
     found_boxes, found_logits, found_labels = [], [], []
     for level in range(spec.num_levels):
         per_cell = len(spec.cell_anchors[level])
@@ -134,6 +138,7 @@ def detect(
     order = np.argsort(-all_logits, kind="stable")
     boxes, labels = all_boxes[order], all_labels[order]
     keep = nms(boxes, labels, spec.nms_iou, class_aware=spec.class_aware_nms, limit=spec.max_detections)
-    offset, scale = np.float32([offset_x, offset_y] * 2), np.float32([scale_x, scale_y] * 2)
-    frame = np.minimum((boxes[keep] - offset) * scale, np.float32([frame_w, frame_h] * 2))
+    pairs = ([offset_x, offset_y], [scale_x, scale_y], [frame_w, frame_h])
+    offset, scale, limit = (np.array(pair * 2, np.float32) for pair in pairs)
+    frame = np.minimum((boxes[keep] - offset) * scale, limit)
     return frame, sigmoid(all_logits[order][keep]), labels[keep].astype(np.int32)

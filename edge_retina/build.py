@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_retina.bundle import Bundle, write_bundle
 from edge_retina.errors import ModelError, UsageError
@@ -43,7 +44,8 @@ def build(
     """Turn a trained RetinaNet (ONNX) into a bundle beside it, or at `out`.
 
     precision: "fp32". frame_size: (H, W) when every frame has that size, None for any. family, overrides: see
-    importer.import_model. on_stage is told the name of each stage. Raises ModelError, SpecError, UsageError, OutputError.
+    importer.import_model. on_stage is told the name of each stage.
+    Raises ModelError, SpecError, UsageError, RuntimeFailure, OutputError.
     """
     if precision != "fp32":
         raise UsageError(
@@ -81,7 +83,7 @@ def build(
 
 
 def check(model: bytes, spec: DetectorSpec, frame_size: tuple[int, int] | None = None) -> Checked:
-    """Run a rewritten model on noise: it must load, give finite results and, if it can, take batches.
+    """Run a rewritten model on noise: it must load, have finite heads and, if it can, take batches.
 
     A batch must give exactly what its frames give alone; otherwise batch_max is 1. Raises ModelError, RuntimeFailure.
     """
@@ -89,17 +91,15 @@ def check(model: bytes, spec: DetectorSpec, frame_size: tuple[int, int] | None =
     from edge_retina.runtime.ort import OrtRuntime
 
     rng = np.random.default_rng(0)
+    trials = [
+        rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        for height, width in ((frame_size,) if frame_size else _TRIAL_FRAMES)
+    ]
+    _check_heads(model, spec, trials[0][:1])
     batch_max: int | None = None
     with OrtRuntime(model) as runtime:
-        for height, width in (frame_size,) if frame_size else _TRIAL_FRAMES:
-            frames = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+        for frames in trials:
             alone = [runtime.run(frame[None]) for frame in frames]
-            for outputs in alone:
-                if not (np.isfinite(outputs.boxes).all() and np.isfinite(outputs.scores).all()):
-                    raise ModelError(
-                        "the model gives NaN or infinite detections on a frame of noise; is the checkpoint sound, and "
-                        f"are mean {spec.mean} and std {spec.std} (for pixels 0..255) the ones it was trained with?"
-                    )
             try:
                 together = runtime.run(frames)
             except RuntimeFailure:
@@ -109,6 +109,32 @@ def check(model: bytes, spec: DetectorSpec, frame_size: tuple[int, int] | None =
                 if any((both[row] != one[0]).any() for both, one in zip(together, outputs, strict=True)):
                     batch_max = 1
     return Checked(batch_max)
+
+
+def _check_heads(model: bytes, spec: DetectorSpec, frames: npt.NDArray[np.uint8]) -> None:
+    """Raise ModelError for heads that are not finite; downstream NaN logits would pass for an empty frame."""
+    import onnx
+
+    from edge_retina.runtime.ort import open_session
+
+    proto = onnx.load_from_string(model)
+    names = [f"{kind}_{level}" for kind in ("logits", "deltas") for level in range(spec.num_levels)]
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names)
+    session = open_session(proto.SerializeToString())
+    try:
+        heads = session.run(names, {"frames": frames})
+    except Exception as exc:  # onnxruntime's errors have no common base
+        raise ModelError(
+            "the model does not run on a single frame; if it was exported for another fixed batch size, export it "
+            f"for batch 1 or with a free batch axis: {str(exc)[:300]}"
+        ) from exc
+    for name, head in zip(names, heads, strict=True):
+        if not np.isfinite(head).all():
+            raise ModelError(
+                f"the model gives NaN or infinity on a frame of noise, in {name}; is the checkpoint sound, and are "
+                f"mean {spec.mean} and std {spec.std} (for pixels 0..255) the ones it was trained with?"
+            )
 
 
 def _tools() -> dict[str, str]:

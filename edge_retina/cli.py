@@ -1,10 +1,12 @@
-"""The `edge-retina` command. Results go to stdout, talk to stderr; exit codes are those of errors.py, 130 when interrupted.
+"""The `edge-retina` command: results on stdout, talk on stderr, each error one message and its exit code.
 
-    0 done   1 other error   2 usage   3 input   4 model   5 bundle   6 output   7 runtime   8 package missing   130 Ctrl-C
+Exit codes: 0 done, 1 other error, 2 usage, 3 input, 4 model, 5 bundle, 6 output, 7 runtime, 8 package missing,
+130 interrupted.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from edge_retina import errors, project
 from edge_retina.demo import demo_command
@@ -22,11 +25,38 @@ from edge_retina.train.cli import train_command
 
 __all__ = ["cli", "main"]
 
-_talk = Console(stderr=True)
 _INTERRUPTED = 130
+# Set, to anything, to see where an unexpected error comes from.
+_TRACEBACK = "EDGE_RETINA_TRACEBACK"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.split("\n\n")[1])
+class _Commands(click.Group):
+    """A group that knows a full disk from a reader who has gone; click and rich end with code 1 for both."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as exc:
+            if exc.filename is not None:
+                raise
+            # What is left in the buffer would raise once more when Python exits.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(exc, BrokenPipeError):
+                raise errors.OutputError(f"cannot write to stdout: {exc.strerror or exc}; check disk space") from exc
+
+
+class _Results(Console):
+    """stdout for tables: a label in [brackets] is no markup, and a reader who has gone is an error like others."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.split("\n\n")[1])
 @click.version_option(package_name="edge-retina")
 def cli() -> None:
     """A trained RetinaNet from ONNX to detections on a camera stream."""
@@ -41,20 +71,23 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         # click returns the code of ctx.exit() here, and None when a command simply ends.
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        code = cli.main(standalone_mode=False) or 0
     except click.ClickException as exc:
         exc.show()
-        sys.exit(exc.exit_code)
+        code = exc.exit_code
     except errors.EdgeRetinaError as exc:
         click.echo(f"edge-retina: {exc}", err=True)
-        sys.exit(exc.exit_code)
+        code = exc.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("edge-retina: interrupted", err=True)
-        sys.exit(_INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output has gone; say nothing to it at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        code = _INTERRUPTED
+    except Exception as exc:
+        if _TRACEBACK in os.environ:
+            raise
+        what = f"{type(exc).__name__}: {exc}"
+        click.echo(f"edge-retina: unexpected {what}; set {_TRACEBACK}=1 to see where, and report it", err=True)
+        code = errors.EdgeRetinaError.exit_code
+    sys.exit(code)
 
 
 def _terminate(*_: object) -> None:
@@ -67,15 +100,15 @@ def _size(_: click.Context, option: click.Parameter, value: str | None) -> tuple
     if value is None:
         return None
     parts = value.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) for part in parts):
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
         raise click.BadParameter(f"wants WIDTHxHEIGHT, such as 640x480, found {value!r}", param=option)
     return int(parts[1]), int(parts[0])
 
 
-def _read_spec(path: str | None) -> dict[str, Any] | None:
+def _read_spec(path: str | None) -> dict[str, Any]:
     """Fields of a spec file."""
     if path is None:
-        return None
+        return {}
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
@@ -115,13 +148,14 @@ def build(
     folder = Path.cwd()
     known = project.read_project(folder)
     path = model or project.find_model(folder, known)
-    ours = known is not None and known.model is not None and known.model.resolve() == path.resolve()
-    precision = "int8" if int8 else "fp16" if fp16 else (known and ours and known.precision) or "fp32"
-    overrides = _read_spec(spec_path) or {}
-    if known is not None and ours and known.labels and "labels" not in overrides:
-        overrides["labels"] = list(known.labels)
-    target = out or (known.bundle if known is not None and ours and known.bundle else path.with_suffix(".edge"))
-    with _talk.status("") as status:
+    # Labels, precision and bundle of the project are those of its own model, not of whatever else is built here.
+    ours = known if known is not None and _is_model_of(known, model) else project.Project()
+    precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
+    overrides = _read_spec(spec_path)
+    if ours.labels:
+        overrides.setdefault("labels", list(ours.labels))
+    target = out or ours.bundle or path.with_suffix(".edge")
+    with Console(stderr=True).status("") as status:
         bundle = build_bundle(
             path,
             target,
@@ -129,30 +163,47 @@ def build(
             frame_size=frame_size,
             family=family,
             overrides=overrides,
-            on_stage=lambda stage: status.update(f"{stage} {path.name}"),
+            on_stage=lambda stage: status.update(Text(f"{stage} {path.name}")),
         )
     size = bundle.path.stat().st_size / 1e6
     batches = "single frames only" if bundle.manifest.batch_max == 1 else "any batch size"
-    _talk.print(f"{bundle.spec.family}, {bundle.spec.num_classes} classes, {precision}, {batches}, {size:.1f} MB")
-    _talk.print(f"run it: edge-retina run {target} --camera 0", highlight=False)
+    _talk(f"{bundle.spec.family}, {bundle.spec.num_classes} classes, {precision}, {batches}, {size:.1f} MB")
+    _talk(f"run it: edge-retina run {target} --camera 0")
     click.echo(str(target))
     if known is None:
         _offer_project(folder, project.Project(path, target, calib, None, precision))
+
+
+def _talk(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _is_model_of(known: project.Project, model: Path | None) -> bool:
+    """Whether the model to build, None for the one found in the folder, is the project's."""
+    return model is None or (known.model is not None and known.model.resolve() == model.resolve())
 
 
 def _offer_project(folder: Path, new: project.Project) -> None:
     """Offer to remember the model, so that next time `edge-retina build` and `run` need no names."""
     if new.model is None or new.model.resolve().parent != folder or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return
-    if click.confirm(f"write {project.FILE}, so that `edge-retina build` and `run` need no names?", err=True, default=True):
-        _talk.print(f"wrote {project.write_project(folder, new).name}")
+    question = f"write {project.FILE}, so that `edge-retina build` and `run` need no names?"
+    if click.confirm(question, err=True, default=True):
+        _talk(f"wrote {project.write_project(folder, new).name}")
 
 
 @cli.command()
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
 @click.option("--camera", metavar="N", help="Camera number or device, such as 0 or /dev/video2.")
 @click.option("--source", metavar="URI", help="Video file, image, folder, glob, camera, stream or test://.")
-@click.option("--out", "outs", metavar="URI", multiple=True, help="out.mp4, out.jsonl, folder/, out.png, display:// or -.")
+@click.option("--out", "outs", metavar="URI", multiple=True, help="out.mp4, out.jsonl, folder/, display:// or -.")
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Leave out detections below this score; 0 keeps all that the bundle gives.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
@@ -161,20 +212,21 @@ def run(
     camera: str | None,
     source: str | None,
     outs: tuple[str, ...],
+    min_score: float,
     max_frames: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
     """Detect on a camera, a video or pictures.
 
-    Without BUNDLE: the one that edge-retina.toml names, else the only *.edge in this folder. Without --out: a window where
-    there is a display, else a line per frame.
+    Without BUNDLE: the one that edge-retina.toml names, else the only *.edge in this folder. Without --out: a window
+    where there is a display, else a line per frame.
     """
     from edge_retina.detector import Detector
     from edge_retina.stream import run as run_stream
 
     if (camera is None) == (source is None):
-        raise errors.UsageError("run wants one of --camera N and --source URI, such as --camera 0 or --source video.mp4")
+        raise errors.UsageError("run wants one of --camera N and --source URI, such as --camera 0 or --source ride.mp4")
     folder = Path.cwd()
     path = bundle or project.find_bundle(folder, project.read_project(folder))
     uri = camera if camera is not None else source
@@ -184,14 +236,12 @@ def run(
     if not targets:
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
+    on_frame = _line if lines else lambda *_: None
     with Detector.load(path, threads=threads) as detector:
-        summary = run_stream(detector, uri, targets, max_frames=max_frames, on_frame=_line if lines else lambda *_: None)
-    facts = summary.to_json()
-    _talk.print(
-        f"{summary.frames} frames, {summary.detections} detections, {summary.fps:.1f} fps, "
-        f"{facts['latency_ms_p50'] or 0} ms a frame (median)",
-        highlight=False,
-    )
+        summary = run_stream(detector, uri, targets, max_frames=max_frames, min_score=min_score, on_frame=on_frame)
+    latency = summary.to_json()["latency_ms_p50"] or 0
+    counts = f"{summary.frames} frames, {summary.detections} detections"
+    _talk(f"{counts}, {summary.fps:.1f} fps, {latency} ms a frame (median)")
 
 
 def _line(frame: Any, detections: Any) -> None:
@@ -206,7 +256,7 @@ def _line(frame: Any, detections: Any) -> None:
 @click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool) -> None:
-    """Show what an ONNX or a bundle is: family, heads, levels, anchors, thresholds, preprocessing, each with its origin."""
+    """Show what an ONNX or a bundle is: heads, levels, anchors, thresholds, preprocessing, each with its origin."""
     from edge_retina.inspect import inspect_file, rows
     from edge_retina.spec import DetectorSpec
 
@@ -214,7 +264,7 @@ def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
-    out = Console(highlight=False)
+    out = _Results()
     spec = DetectorSpec.from_dict(facts["spec"])
     table = Table("field", "value", "origin", title=f"{file} ({facts['kind']})", title_justify="left")
     for row in rows(spec):

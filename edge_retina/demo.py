@@ -92,7 +92,8 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
         summary = run(detector, video, [out / "pan.mp4", out / "pan.jsonl"], max_frames=max_frames, on_frame=look)
     _write_sheet(pictures, out / "contact-sheet.png")
 
-    table = Table("digit", "in the video", "found", "missed", "false", title=f"{summary.frames} frames, score >= {MIN_SCORE}")
+    title = f"{summary.frames} frames, score >= {MIN_SCORE}"
+    table = Table("digit", "in the video", "found", "missed", "false", title=title)
     for name in bundle.labels:
         there, found, false = tally.there[name], tally.found[name], tally.false[name]
         table.add_row(name, str(there), str(found), str(there - found), str(false))
@@ -134,4 +135,5 @@ def _write_sheet(pictures: list[U8], path: Path) -> None:
 
 def _speed(summary: Summary) -> str:
     facts = summary.to_json()
-    return f"{facts['fps']} frames/s end to end, video written as it went; inference {facts['latency_ms_p50']} ms (median)"
+    fps, latency = facts["fps"], facts["latency_ms_p50"]
+    return f"{fps} frames/s end to end, video written as it went; inference {latency} ms (median)"

@@ -116,5 +116,5 @@ class Detector:
 
     def _detections(self, outputs: Outputs, row: int, shape: tuple[int, int]) -> Detections:
         count = int(outputs.count[row])
-        boxes, scores, labels = (array[row, :count] for array in outputs[:3])
+        boxes, scores, labels = outputs.boxes[row, :count], outputs.scores[row, :count], outputs.labels[row, :count]
         return Detections(boxes, scores, labels, self.names, shape)

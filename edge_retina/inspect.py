@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +19,10 @@ def inspect_file(
 ) -> dict[str, Any]:
     """Facts about an ONNX or a bundle, as plain JSON values.
 
-    Keys: kind ("onnx" or "bundle"), file, spec (with origins), candidates; for an ONNX opset, digest, heads and `rewrite`,
-    the steps build would take; for a bundle its manifest. Raises ModelError, BundleError.
+    Keys: kind ("onnx" or "bundle"), file, spec (with origins), candidates; for an ONNX opset, digest, heads and
+    `rewrite`, the steps build would take; for a bundle its manifest. Raises ModelError, BundleError.
     """
-    with open(path, "rb") if path.is_file() else _nothing() as file:
-        is_zip = file.read(4) == b"PK\x03\x04"
-    if is_zip or path.suffix == ".edge":
+    if path.suffix == ".edge" or _is_zip(path):
         bundle = read_bundle(path)
         m = bundle.manifest
         return {
@@ -59,10 +58,13 @@ def inspect_file(
     }
 
 
-def _nothing() -> Any:
-    import io
-
-    return io.BytesIO()
+def _is_zip(path: Path) -> bool:
+    """By its first bytes; False for what cannot be read, of which the reader then has more to say."""
+    with contextlib.suppress(OSError):
+        if path.is_file():  # opening a pipe would wait for a writer
+            with path.open("rb") as file:
+                return file.read(4) == b"PK\x03\x04"
+    return False
 
 
 def _steps(spec: DetectorSpec, trunk_input: str, nodes: int) -> list[str]:
@@ -70,7 +72,8 @@ def _steps(spec: DetectorSpec, trunk_input: str, nodes: int) -> list[str]:
     k = spec.max_detections
     return [
         f"heads: keep what lies between {trunk_input!r} and the {2 * spec.num_levels} head tensors, of {nodes} nodes",
-        f"frame_input: frames uint8 [B, H, W, 3] BGR, {spec.resize} to {width}x{height}, normalised, {spec.color_order}",
+        f"frame_input: frames uint8 [B, H, W, 3] BGR, {spec.resize} to {width}x{height}, then {spec.color_order}, "
+        "normalised",
         f"decode: edge_retina::AnchorDecode, the best {spec.top_k} pairs of each level above {spec.score_threshold}",
         f"nms: IoU above {spec.nms_iou} suppresses, {'within' if spec.class_aware_nms else 'across'} classes; "
         f"boxes [B, {k}, 4], scores [B, {k}], labels [B, {k}], count [B] out, in frame pixels",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -45,7 +46,7 @@ def read_project(folder: Path) -> Project | None:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
         raise UsageError(f"{path}: cannot be read: {exc}") from exc
     known = ("model", "bundle", "calibration", "labels", "precision")
     unknown = sorted(set(data) - set(known))
@@ -67,7 +68,7 @@ def read_project(folder: Path) -> Project | None:
 
 def _located(folder: Path, source: str | None) -> str | None:
     """A source as seen from here: paths hang on the project's folder, URIs stay."""
-    if source is None or "://" in source or source.isdigit():
+    if source is None or "://" in source or source.isdecimal():
         return source
     return str(folder / source)
 
@@ -122,15 +123,20 @@ def write_project(folder: Path, project: Project) -> Path:
         "labels": project.labels and list(project.labels),
         "precision": project.precision,
     }
-    # JSON strings and lists of strings are TOML as well.
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         if path.exists():
             raise OutputError(f"{path}: is there already; edit it, or remove it first")
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         os.replace(temporary, path)
-    except OSError as exc:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {exc.strerror or exc}") from exc
+    except (OSError, UnicodeEncodeError) as exc:  # a file name may hold bytes that are no text
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written: {getattr(exc, 'strerror', None) or exc}") from exc
     return path
+
+
+def _toml(value: Any) -> str:
+    """A string or a list of strings. JSON's are TOML's as well, save surrogate pairs and a bare DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -10,12 +10,23 @@ from typing import Any
 
 from edge_retina.errors import SpecError
 
-__all__ = ["MAX_LOG_SCALE", "METADATA_KEY", "ORIGINS", "DetectorSpec", "Geometry", "cell_anchors", "fit_frame"]
+__all__ = [
+    "MAX_LOG_SCALE",
+    "METADATA_KEY",
+    "ORIGINS",
+    "REQUIRED",
+    "DetectorSpec",
+    "Geometry",
+    "cell_anchors",
+    "fit_frame",
+]
 
 # Keeps exp() finite: a box grows at most 1000/16 times. torchvision models/detection/_utils.py, BoxCoder.
 MAX_LOG_SCALE = math.log(1000 / 16)
 # Key under which an exporter puts the spec into ONNX metadata_props.
 METADATA_KEY = "edge_retina.spec"
+# Fields without a default: what no trainer's file may leave out.
+REQUIRED = ("family", "labels", "input_size", "mean", "std", "strides", "level_shapes", "cell_anchors")
 # Where a field's value came from: read off the graph, off its metadata, the family's habit, or a person.
 ORIGINS = ("graph", "metadata", "family", "user")
 
@@ -29,6 +40,8 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _MAX_LEVELS = 8
 _MAX_CELL_ANCHORS = 64
 _MAX_SIDE = 16384
+_MAX_NUMBER = 3e38
+_MAX_MESSAGE = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +90,7 @@ class DetectorSpec:
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
-            raise SpecError(f"DetectorSpec: {problem}")
+            raise SpecError(f"DetectorSpec: {problem[:_MAX_MESSAGE]}")
 
     @property
     def num_classes(self) -> int:
@@ -130,7 +143,8 @@ class DetectorSpec:
         known = {f.name for f in fields(cls)}
         unknown = sorted(set(data) - known)
         if unknown:
-            raise SpecError(f"DetectorSpec: unknown field {', '.join(map(repr, unknown))}; known: {sorted(known)}")
+            odd = ", ".join(map(repr, unknown))[:_MAX_MESSAGE]
+            raise SpecError(f"DetectorSpec: unknown field {odd}; known: {sorted(known)}")
         values = {name: _tuples(value) for name, value in data.items() if name != "origins"}
         origins = data.get("origins", {})
         if origin is not None:
@@ -140,11 +154,8 @@ class DetectorSpec:
         try:
             return cls(**values, origins=origins)
         except TypeError as exc:
-            missing = sorted(f.name for f in fields(cls) if f.name not in data and f.name in _REQUIRED)
+            missing = [name for name in REQUIRED if name not in data]
             raise SpecError(f"DetectorSpec: missing field {', '.join(missing) or exc}") from exc
-
-
-_REQUIRED = ("family", "labels", "input_size", "mean", "std", "strides", "level_shapes", "cell_anchors")
 
 
 def _tuples(value: Any) -> Any:
@@ -163,10 +174,11 @@ def _numbers(value: Any, count: int, *, kind: type = float) -> bool:
         return False
     if kind is int:
         return all(isinstance(v, int) and not isinstance(v, bool) and 1 <= v <= _MAX_SIDE for v in value)
-    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in value)
+    # The limit is float32's: a larger number, or an integer too large for a float, is infinite in the graph.
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= _MAX_NUMBER for v in value)
 
 
-def _problems(s: DetectorSpec) -> list[str]:  # noqa: C901 - one line per rule reads best in one place
+def _problems(s: DetectorSpec) -> list[str]:
     """What is wrong, the most basic first; later rules may rely on earlier ones, so the first is the one to show."""
     found: list[str] = []
 
@@ -208,14 +220,16 @@ def _problems(s: DetectorSpec) -> list[str]:  # noqa: C901 - one line per rule r
             good = good and all(_numbers(a, 4) and a[0] < a[2] and a[1] < a[3] for a in cell)
             rule(good, f"cell_anchors[{level}] wants 1 to {_MAX_CELL_ANCHORS} boxes x1 < x2, y1 < y2")
     weights = s.delta_weights
-    rule(_numbers(weights, 4) and all(v > 0 for v in weights), f"delta_weights wants 4 positive numbers, found {weights}")
+    good = _numbers(weights, 4) and all(v > 0 for v in weights)
+    rule(good, f"delta_weights wants 4 positive numbers, found {weights!r}")
     for name, low, high in (("max_log_scale", 0.0, 80.0), ("score_threshold", 0.0, 1.0), ("nms_iou", 0.0, 1.0)):
         value = getattr(s, name)
         rule(_numbers((value,), 1) and low <= value <= high, f"{name} wants {low} to {high}, found {value!r}")
     for name, most in (("top_k", 3840), ("max_detections", 5000)):
         value = getattr(s, name)
         # TensorRT's TopK takes k <= 3840.
-        rule(isinstance(value, int) and 1 <= value <= most, f"{name} wants 1 to {most}, found {value!r}")
+        good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+        rule(good, f"{name} wants 1 to {most}, found {value!r}")
     rule(isinstance(s.class_aware_nms, bool), f"class_aware_nms wants true or false, found {s.class_aware_nms!r}")
     rule(all(v in ORIGINS for v in s.origins.values()), f"origins wants values from {', '.join(ORIGINS)}")
     return found
@@ -253,7 +267,7 @@ class Geometry:
     offset: tuple[int, int]
 
     def vector(self) -> list[float]:
-        """offset x y, content w h, scale x y, frame w h: the `geometry` input of AnchorDecode, float32 [8]."""
+        """Offset x y, content w h, scale x y, frame w h: the `geometry` input of AnchorDecode, float32 [8]."""
         (h, w), (ch, cw), (oy, ox) = self.frame, self.content, self.offset
         return [ox, oy, cw, ch, w / cw, h / ch, w, h]
 

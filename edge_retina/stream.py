@@ -9,9 +9,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from typing import cast
 
 from edge_retina.detector import Detector
 from edge_retina.sinks import StopStream, open_sink
@@ -30,9 +29,7 @@ class _End:
         self.error = error
 
 
-def read_ahead(
-    source: str | int | os.PathLike[str], *, max_frames: int | None = None
-) -> Generator[Frame, None, None]:
+def read_ahead(source: str | int | os.PathLike[str], *, max_frames: int | None = None) -> Generator[Frame, None, None]:
     """Frames of a source, read by a thread of their own.
 
     A file is never ahead by more than a few frames and loses none; of a live source only the newest frame is kept. The
@@ -64,23 +61,18 @@ def _read(
 ) -> None:
     error: BaseException | None = None
     try:
-        frames = cast("Generator[Frame, None, None]", open_source(source, max_frames=max_frames))
-        with closing(frames):
+        with closing(open_source(source, max_frames=max_frames)) as frames:
             _pass_on(frames, live, waiting, stop)
     except BaseException as exc:  # carried to the consumer's thread
         error = exc
     _put(waiting, _End(error), stop)
 
 
-def _pass_on(
-    frames: Iterator[Frame], live: bool, waiting: queue.Queue[Frame | _End], stop: threading.Event
-) -> None:
+def _pass_on(frames: Iterator[Frame], live: bool, waiting: queue.Queue[Frame | _End], stop: threading.Event) -> None:
     for frame in frames:
         if live:
-            try:
+            with suppress(queue.Empty):
                 waiting.get_nowait()  # the older frame gives way
-            except queue.Empty:
-                pass
         if not _put(waiting, frame, stop):
             return
 
@@ -130,11 +122,13 @@ def run(
     outs: Sequence[str | os.PathLike[str]],
     *,
     max_frames: int | None = None,
+    min_score: float = 0.0,
     on_frame: Callable[[Frame, Detections], None] = lambda *_: None,
 ) -> Summary:
     """Stream a source through a detector into sinks, until it ends, max_frames is reached or a sink says stop.
 
-    Sinks are closed, and what they hold is valid, however the run ends. Raises what sources, sinks and detector raise.
+    min_score: detections below it are left out everywhere. Sinks are closed, and what they hold is valid, however the
+    run ends. Raises what sources, sinks and detector raise.
     """
     summary = Summary()
     info = probe(source)
@@ -144,7 +138,7 @@ def run(
         start = time.perf_counter()
         for frame in frames:
             before = time.perf_counter()
-            detections = detector(frame.image)
+            detections = detector(frame.image).mask(min_score=min_score)
             summary.latency_ms.append((time.perf_counter() - before) * 1000)
             summary.frames += 1
             summary.detections += len(detections)

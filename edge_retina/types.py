@@ -18,6 +18,9 @@ F32 = npt.NDArray[np.float32]
 I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 
+# The arrays of Detections: name, type, shape of a row.
+_ARRAYS = (("xyxy", np.float32, (4,)), ("scores", np.float32, ()), ("labels", np.int32, ()))
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:
@@ -68,7 +71,7 @@ class Detections:
 
     def __post_init__(self) -> None:
         # Copies, so that a runtime may reuse its output buffers, and a caller cannot change a result.
-        for attribute, dtype, tail in (("xyxy", np.float32, (4,)), ("scores", np.float32, ()), ("labels", np.int32, ())):
+        for attribute, dtype, tail in _ARRAYS:
             array = np.array(getattr(self, attribute), dtype=dtype, copy=True, order="C")
             if array.ndim != 1 + len(tail) or array.shape[1:] != tail:
                 wanted = "(N, 4)" if tail else "(N,)"
@@ -146,7 +149,7 @@ class Detections:
         except ImportError as exc:
             from edge_retina.errors import MissingPackage
 
-            raise MissingPackage("to_supervision() needs the supervision package; run: pip install supervision") from exc
+            raise MissingPackage("to_supervision() needs supervision; run: pip install supervision") from exc
         return supervision.Detections(
             xyxy=self.xyxy.copy(),
             confidence=self.scores.copy(),

@@ -29,7 +29,7 @@ def tiny_model(
     """A RetinaNet in our own export's form: raw heads per level, spec in the metadata, batch axis free.
 
     Stem (stride 8), one Conv per further level, and a class and a box Conv shared over the levels. Biased such that a
-    frame of noise gives some dozens of detections. path: also saved there. spec_overrides: fields to replace in the spec.
+    frame of noise gives some dozens of detections. path: also saved there. spec_overrides: spec fields to replace.
     """
     rng = np.random.default_rng(seed)
     shapes = [(-(-input_size[0] // STRIDE), -(-input_size[1] // STRIDE))]

@@ -6,6 +6,7 @@ A new family is one file with `recognise(graph, metadata) -> Imported | None` an
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import onnx_graphsurgeon as gs
 from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
 from edge_retina.importer import own, torchvision
 from edge_retina.importer.imported import Imported
+from edge_retina.spec import METADATA_KEY, REQUIRED, DetectorSpec
 
 __all__ = ["FAMILIES", "Imported", "Source", "import_model", "load_onnx"]
 
@@ -44,14 +46,7 @@ def load_onnx(path: Path) -> Source:
     Raises ModelError: missing, not ONNX, truncated, over 2 GiB, external data missing, NaN or infinite weights,
     an opset that cannot be converted.
     """
-    try:
-        if path.is_dir():
-            raise ModelError(f"{path}: wanted an ONNX file, found a folder")
-        if path.stat().st_size > _MAX_BYTES:
-            raise ModelError(f"{path}: larger than 2 GiB; store its weights as external data beside it")
-        data = path.read_bytes()
-    except OSError as exc:
-        raise ModelError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    data = _read(path)
     if data[:4] == b"PK\x03\x04":
         raise ModelError(f"{path}: wanted an ONNX file, found a zip; a bundle is run with: edge-retina run {path}")
     try:
@@ -60,15 +55,16 @@ def load_onnx(path: Path) -> Source:
         raise ModelError(f"{path}: wanted an ONNX file, found something that does not parse ({_first(exc)})") from exc
     if not model.graph.node:
         raise ModelError(f"{path}: wanted an ONNX model, found a graph without nodes (an empty or truncated file?)")
+    outside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except Exception as exc:  # OSError or onnx's own ValidationError
         raise ModelError(f"{path}: its weights are in a second file that cannot be read: {_first(exc)}") from exc
     digest = hashlib.sha256(data)
+    for tensor in outside:
+        digest.update(tensor.raw_data)
     for tensor in model.graph.initializer:
         _check_weights(path, tensor)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or len(data) < len(tensor.raw_data):
-            digest.update(tensor.raw_data)
     try:
         onnx.checker.check_model(model)
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -80,6 +76,18 @@ def load_onnx(path: Path) -> Source:
         return Source(model, digest.hexdigest())
     except Exception as exc:  # checker, converter and graphsurgeon raise what they like
         raise ModelError(f"{path}: not a valid ONNX model: {_first(exc)}") from exc
+
+
+def _read(path: Path) -> bytes:
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for a writer
+            raise ModelError(f"{path}: wanted an ONNX file, found a folder or a device")
+        if facts.st_size > _MAX_BYTES:
+            raise ModelError(f"{path}: larger than 2 GiB; store its weights as external data beside it")
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
+        raise ModelError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
 
 
 def _check_weights(path: Path, tensor: onnx.TensorProto) -> None:
@@ -98,9 +106,7 @@ def _first(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
 
-def import_model(
-    source: Source, *, family: str | None = None, overrides: Mapping[str, Any] | None = None
-) -> Imported:
+def import_model(source: Source, *, family: str | None = None, overrides: Mapping[str, Any] | None = None) -> Imported:
     """Recognise the family of a detector and read its spec and heads.
 
     family: take this one, else all are tried. overrides: spec fields to replace (DetectorSpec.from_dict's names);
@@ -109,18 +115,38 @@ def import_model(
     if family is not None and family not in FAMILIES:
         raise UsageError(f"unknown family {family!r}; use one of {', '.join(FAMILIES)}")
     chosen = FAMILIES if family is None else {family: FAMILIES[family]}
-    found = {name: hit for name, recognise in chosen.items() if (hit := recognise(source.graph, source.metadata))}
     overrides = {k: v for k, v in (overrides or {}).items() if k != "origins"}
+    if overrides and METADATA_KEY in source.metadata and "edge_retina" in chosen:
+        # Replaced before the graph is looked at, so that metadata which contradict it can be put right.
+        written = DetectorSpec.from_json(source.metadata[METADATA_KEY], origin="metadata")
+        return own.from_spec(source.graph, written.override("user", **overrides))
+    found = {name: hit for name, recognise in chosen.items() if (hit := recognise(source.graph, source.metadata))}
     if len(found) > 1:
         raise SpecError(f"more than one family fits: {', '.join(found)}; choose one with --family")
     if found:
         hit = next(iter(found.values()))
-        if not overrides:
-            return hit
-        return Imported(hit.spec.override("user", **overrides), hit.trunk_input, hit.logits, hit.deltas)
+        return _overridden(hit, overrides) if overrides else hit
     if overrides:
-        return own.from_spec(source.graph, own.DetectorSpec.from_dict(dict(overrides), origin="user"))
+        return own.from_spec(source.graph, DetectorSpec.from_dict(dict(overrides), origin="user"))
     raise NotADetector(_not_found(source.graph, list(chosen)))
+
+
+def _overridden(hit: Imported, overrides: Mapping[str, Any]) -> Imported:
+    """What was found with spec fields replaced, save those that the heads' shapes settle."""
+    spec = hit.spec.override("user", **overrides)
+    for what, of in _SETTLED.items():
+        if of(spec) != of(hit.spec):
+            model = f"the heads of this {hit.spec.family} model"
+            raise SpecError(f"the spec wants {what} {of(spec)}, {model} want {of(hit.spec)}")
+    return Imported(spec, hit.trunk_input, hit.logits, hit.deltas)
+
+
+_SETTLED: dict[str, Callable[[DetectorSpec], object]] = {
+    "number of labels": lambda spec: spec.num_classes,
+    "input_size": lambda spec: spec.input_size,
+    "level_shapes": lambda spec: spec.level_shapes,
+    "anchors per cell": lambda spec: [len(cell) for cell in spec.cell_anchors],
+}
 
 
 def _not_found(graph: gs.Graph, families: list[str]) -> str:
@@ -128,9 +154,10 @@ def _not_found(graph: gs.Graph, families: list[str]) -> str:
         return "; ".join(f"{t.name} {list(t.shape) if t.shape is not None else '?'}" for t in tensors[:12]) or "none"
 
     return (
-        "no RetinaNet heads found. Looked for: the metadata key edge_retina.spec (our own export), and torchvision's "
-        "classification and box subnets, two convolutions shared over the pyramid levels with A x K and A x 4 channels, "
-        f"concatenated over levels (families tried: {', '.join(families)}). Found inputs: {table(graph.inputs)}; outputs: "
-        f"{table(graph.outputs)}. If these outputs are raw per-level heads [B, A*K, H, W] and [B, A*4, H, W], say what they "
-        "mean with --spec spec.json: family, labels, input_size, mean, std, strides, level_shapes, cell_anchors"
+        f"no RetinaNet heads found (families tried: {', '.join(families)}). Looked for: the metadata key "
+        f"{METADATA_KEY} (our own export), and torchvision's class and box subnets, two convolutions shared over the "
+        "pyramid levels, A x K and A x 4 channels, concatenated over levels. "
+        f"Found inputs: {table(graph.inputs)}; outputs: {table(graph.outputs)}. "
+        "If these outputs are raw per-level heads [B, A*K, H, W] and [B, A*4, H, W], say what they mean with "
+        f"--spec spec.json: {', '.join(REQUIRED)}"
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.heads import static_copy, static_shape
 from edge_retina.importer.imported import Imported
 from edge_retina.spec import METADATA_KEY, DetectorSpec
 
@@ -25,9 +26,11 @@ def from_spec(graph: gs.Graph, spec: DetectorSpec) -> Imported:
 
     Rule: among the outputs [B, C, h, w] with the h, w of a level, the one with A * K channels holds its logits and the
     one with A * 4 its deltas; where A * K = A * 4, or two levels look alike, the order of the outputs decides: logits
-    before deltas, fine before coarse. Raises SpecError, naming what was looked for and what is there.
+    before deltas, fine before coarse. Shapes that the graph leaves open are inferred. `graph` is not changed.
+    Raises SpecError, naming what was looked for and what is there.
     """
-    outputs = [(t.name, list(t.shape or [])) for t in graph.outputs]
+    image = _image_input(graph, spec)
+    outputs = [(t.name, list(t.shape or [])) for t in _shaped_outputs(graph, image, spec)]
     heads: dict[str, list[str]] = {"logits": [], "deltas": []}
     taken: set[str] = set()
     for kind, channels in (("logits", spec.num_classes), ("deltas", 4)):
@@ -41,14 +44,33 @@ def from_spec(graph: gs.Graph, spec: DetectorSpec) -> Imported:
                 )
             taken.add(match)
             heads[kind].append(match)
+    return Imported(spec, image.name, tuple(heads["logits"]), tuple(heads["deltas"]))
+
+
+def _image_input(graph: gs.Graph, spec: DetectorSpec) -> gs.Tensor:
+    """The one input with four axes; an axis may be open, but not contradict the spec."""
     images = [t for t in graph.inputs if len(t.shape or []) == 4]
     if len(images) != 1:
         inputs = _table([(t.name, list(t.shape or [])) for t in graph.inputs])
         raise SpecError(f"wanted one image input [B, 3, H, W], found {inputs}")
-    shape = list(images[0].shape)
-    if shape[1:] != [3, *spec.input_size]:
-        raise SpecError(f"the spec's input_size is {list(spec.input_size)}; the graph's input {images[0].name} is {shape}")
-    return Imported(spec, images[0].name, tuple(heads["logits"]), tuple(heads["deltas"]))
+    pairs = zip(images[0].shape[1:], (3, *spec.input_size), strict=True)
+    if any(isinstance(size, int) and size != wanted for size, wanted in pairs):
+        raise SpecError(
+            f"the spec's input_size {list(spec.input_size)} wants an input [B, 3, {spec.input_size[0]}, "
+            f"{spec.input_size[1]}]; the graph's input {images[0].name} is {list(images[0].shape)}"
+        )
+    return images[0]
+
+
+def _shaped_outputs(graph: gs.Graph, image: gs.Tensor, spec: DetectorSpec) -> Sequence[gs.Tensor]:
+    """The graph's outputs; where the shape of one is open, all as they are for the spec's input size."""
+    if all(static_shape(tensor) is not None for tensor in graph.outputs):
+        return graph.outputs  # type: ignore[no-any-return]
+    copy = graph.copy()
+    for tensor in copy.tensors().values():
+        if isinstance(tensor, gs.Variable):
+            tensor.shape = [image.shape[0], 3, *spec.input_size] if tensor.name == image.name else None
+    return static_copy(copy).outputs  # type: ignore[no-any-return]
 
 
 def _table(tensors: list[tuple[str, list[object]]]) -> str:

@@ -26,6 +26,6 @@ def rewrite(
     add_decode(graph, found.spec)
     add_nms(graph, found.spec, nms)
     graph.name = "edge_retina"
-    model = gs.export_onnx(graph)
+    model: onnx.ModelProto = gs.export_onnx(graph)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -56,7 +56,8 @@ def add_decode(graph: gs.Graph, spec: DetectorSpec) -> int:
     names = [f"logits_{i}" for i in levels] + [f"deltas_{i}" for i in levels] + [GEOMETRY]
     # Function inputs must not share a name with an outer tensor: TensorRT before 10.8 confused them.
     inputs = [gs.Variable(f"decode/in/{name}") for name in names]
-    function = gs.Function(FUNCTION, DOMAIN, inputs=inputs, opset=graph.opset, attrs=dict.fromkeys(call_attributes(spec)))
+    attributes = dict.fromkeys(call_attributes(spec))
+    function = gs.Function(FUNCTION, DOMAIN, inputs=inputs, opset=graph.opset, attrs=attributes)
     function.outputs = _body(Emitter(function, "decode"), spec, inputs)
     graph.functions.append(function)
     if DOMAIN not in {entry.domain for entry in graph.import_domains or []}:
@@ -107,9 +108,9 @@ def _select(
 ) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
     """Best logits of one level, their anchor index and class, each [B, k], best first.
 
-    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first and
-    the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by anchor
-    and class.
+    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first
+    and the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by
+    anchor and class.
     """
     classes, anchors = spec.num_classes, cells * per_cell
     grid = emit.reshape(logits, (0, per_cell, classes, cells))
@@ -141,7 +142,7 @@ def _decode(
     anchors = emit("Gather", np.concatenate([centre, size], 1), rows, axis=0)
     centre, size = emit.slice(anchors, 2, 0, 2), emit.slice(anchors, 2, 2, 4)
     if spec.delta_weights != (1.0, 1.0, 1.0, 1.0):
-        deltas = emit("Div", deltas, np.float32(spec.delta_weights))
+        deltas = emit("Div", deltas, np.array(spec.delta_weights, np.float32))
     move, grow = emit.slice(deltas, 2, 0, 2), emit.slice(deltas, 2, 2, 4)
     centre = emit("Add", emit("Mul", move, size), centre)
     factor = emit("Exp", emit("Min", grow, np.float32(spec.max_log_scale)))

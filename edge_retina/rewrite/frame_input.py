@@ -72,7 +72,8 @@ def _fixed(
     (net_h, net_w), (content_h, content_w), (top, left) = spec.input_size, fit.content, fit.offset
     sizes = None if fit.content == frame else emit.constant(np.array(fit.content))
     pads = [0, 0, top, left, 0, 0, net_h - content_h - top, net_w - content_w - left]
-    return sizes, emit.constant(np.array(pads)) if any(pads) else None, emit.constant(np.float32(fit.vector()))
+    geometry = emit.constant(np.array(fit.vector(), np.float32))
+    return sizes, emit.constant(np.array(pads)) if any(pads) else None, geometry
 
 
 def _dynamic(emit: Emitter, frames: gs.Tensor, spec: DetectorSpec) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:

@@ -22,9 +22,9 @@ _LOWEST = np.float32(-3e38)
 def add_nms(graph: gs.Graph, spec: DetectorSpec, form: str = "operator") -> int:
     """Extend AnchorDecode from candidates to boxes, scores, labels and count.
 
-    Rule: the call's outputs become boxes float32 [B, K, 4] xyxy in frame pixels, scores float32 [B, K] descending, labels
-    int32 [B, K] and count int32 [B]; rows past count are zero, label -1. Ties keep the candidates' order. form: one of
-    FORMS; both give what boxes.nms gives. Scope: the function and its call. Returns the number of nodes
+    Rule: the call's outputs become boxes float32 [B, K, 4] xyxy in frame pixels, scores float32 [B, K] descending,
+    labels int32 [B, K] and count int32 [B]; rows past count are zero, label -1. Ties keep the candidates' order.
+    form: one of FORMS; both give what boxes.nms gives. Scope: the function and its call. Returns the number of nodes
     added to the function; a second run returns 0. Raises ModelError when the decode pass has not run.
     """
     function = find_function(graph)
@@ -59,10 +59,10 @@ def _operator(
     if spec.class_aware_nms and spec.num_classes > 1:
         own = emit("Equal", emit.unsqueeze(labels, 1), np.arange(spec.num_classes).reshape(1, -1, 1))
         scores = emit("Where", own, scores, np.float32(-np.inf))
-    limits = (np.array([spec.max_detections]), np.float32([spec.nms_iou]), np.array([_LOWEST]))
+    limits = (np.array([spec.max_detections]), np.array([spec.nms_iou], np.float32), np.array([_LOWEST]))
     selected = emit("NonMaxSuppression", boxes, scores, *limits)
     place = emit("Gather", selected, np.array([0, 2]), axis=1)
-    nothing = emit("ConstantOfShape", emit("Shape", logits), value=gs.Constant("", np.float32([-np.inf])))
+    nothing = emit("ConstantOfShape", emit("Shape", logits), value=gs.Constant("", np.array([-np.inf], np.float32)))
     return emit("ScatterND", nothing, place, emit("GatherND", logits, place))
 
 
@@ -99,7 +99,8 @@ def _fixpoint(
     start = emit.unsqueeze(emit.cast(alive, np.float32), 1)
     body = _round(matrix, start, emit.graph.opset)
     kept = emit("Loop", np.array(spec.candidates()), np.array(True), start, body=body)
-    return emit("Where", emit("Greater", emit("Squeeze", kept, np.array([1])), np.float32(0.5)), logits, np.float32(-np.inf))
+    survives = emit("Greater", emit("Squeeze", kept, np.array([1])), np.float32(0.5))
+    return emit("Where", survives, logits, np.float32(-np.inf))
 
 
 def _round(matrix: gs.Variable, alive: gs.Variable, opset: int) -> gs.Graph:

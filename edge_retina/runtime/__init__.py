@@ -26,7 +26,7 @@ class Outputs(NamedTuple):
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int32]
-    count: npt.NDArray[np.int32]
+    count: npt.NDArray[np.int32]  # type: ignore[assignment]  # hides tuple.count
 
 
 class Runtime(Protocol):

@@ -11,7 +11,10 @@ import onnxruntime as ort
 from edge_retina.errors import RuntimeFailure
 from edge_retina.runtime import Outputs
 
-__all__ = ["OrtRuntime"]
+__all__ = ["OrtRuntime", "open_session"]
+
+# Errors come as exceptions; stderr is not ONNX Runtime's to write to.
+_FATAL = 4
 
 
 class OrtRuntime:
@@ -23,14 +26,7 @@ class OrtRuntime:
     name = "ort"
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        try:
-            self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as exc:  # onnxruntime's errors have no common base
-            raise RuntimeFailure(f"ONNX Runtime {ort.__version__} refuses the model: {_reason(exc)}") from exc
+        self._session = open_session(model, threads)
         self._names = ["boxes", "scores", "labels", "count"]
 
     def run(self, frames: npt.NDArray[np.uint8]) -> Outputs:
@@ -50,6 +46,18 @@ class OrtRuntime:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def open_session(model: bytes, threads: int | None = None) -> ort.InferenceSession:
+    """A session on the CPU over any ONNX. Raises RuntimeFailure when ONNX Runtime refuses it."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime's errors have no common base
+        raise RuntimeFailure(f"ONNX Runtime {ort.__version__} refuses the model: {_reason(exc)}") from exc
 
 
 def _reason(exc: Exception) -> str:

@@ -13,7 +13,7 @@ __all__ = ["train_command"]
 
 
 @click.command("train")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="COCO json, or a folder with annotations.json.")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="COCO json, or its folder.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="The ONNX to write.")
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of the pictures [beside the annotations].")
 @click.option("--val", type=click.Path(path_type=Path), help="Validation set [a twentieth of --data].")
@@ -54,7 +54,7 @@ def train_command(**given: Any) -> None:
     from edge_retina.train.loop import TrainOptions, train
 
     width, separator, height = given["size"].lower().partition("x")
-    if not (separator and width.isdigit() and height.isdigit()):
+    if not (separator and width.isdecimal() and height.isdecimal()):
         raise UsageError(f"--size wants WIDTHxHEIGHT, such as 320x320, found {given['size']!r}")
     plain = given["loss"] == "ce"
     same = ("data", "out", "images", "val", "val_images", "epochs", "minutes", "batch", "lr", "weight_decay")

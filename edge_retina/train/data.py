@@ -126,10 +126,10 @@ def augment(
     warped = cv2.warpAffine(image, matrix, (net_w, net_h), flags=cv2.INTER_LINEAR, borderValue=pad)
     if how.colour:
         warped = _recolour(warped.astype(np.float32), how.colour, rng).astype(np.uint8)
-    return warped, clipped[keep].astype(np.float32), keep
+    return np.asarray(warped, np.uint8), clipped[keep].astype(np.float32), keep
 
 
-class CocoDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
+class CocoDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):  # type: ignore[misc]  # mypy does not follow torch
     """Augmented examples; an item is keyed by (epoch, index) and depends on nothing but that and the seed.
 
     An item: image uint8 (3, H, W) in the spec's colour order, boxes float32 (N, 4), labels int64 (N,).
@@ -160,7 +160,7 @@ def collate(items: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, list[Te
     return torch.stack(images), list(boxes), list(labels)
 
 
-class EpochSampler(Sampler[list[tuple[int, int]]]):
+class EpochSampler(Sampler[list[tuple[int, int]]]):  # type: ignore[misc]  # mypy does not follow torch
     """Batches of (epoch, index) from a seeded permutation, this rank's share, starting at `first_batch`."""
 
     def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world: int = 1) -> None:

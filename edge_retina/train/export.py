@@ -32,7 +32,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     return model
 
 
-class _Heads(nn.Module):
+class _Heads(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """The outputs as one flat tuple, logits then deltas."""
 
     def __init__(self, model: nn.Module) -> None:

@@ -21,14 +21,14 @@ from torch.utils.data import DataLoader
 
 from edge_retina.boxes import make_anchors
 from edge_retina.errors import InputError, OutputError, UsageError
-from edge_retina.evaluate import average_precision, read_coco
+from edge_retina.evaluate import average_precision
 from edge_retina.spec import DetectorSpec
 from edge_retina.train.data import Augmentation, CocoDataset, EpochSampler, Example, collate, load_coco
 from edge_retina.train.loss import retinanet_loss
 from edge_retina.train.model import PRESETS, RetinaNet, make_spec
 from edge_retina.train.predict import coco_results, flatten
 
-__all__ = ["Progress", "Trained", "TrainOptions", "train"]
+__all__ = ["Progress", "TrainOptions", "Trained", "train"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _split(options: TrainOptions) -> tuple[list[Example], list[Example], list[st
 
 def _truth(examples: list[Example], labels: list[str], ids: list[int]) -> dict[str, Any]:
     """COCO annotations of these examples alone, for validation."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for e in examples:
         for (x1, y1, x2, y2), label in zip(e.boxes.tolist(), e.labels.tolist(), strict=True):
             box, area = [x1, y1, x2 - x1, y2 - y1], (x2 - x1) * (y2 - y1)
@@ -139,7 +139,7 @@ def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, A
     return [{"params": kernels, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]  # mypy does not follow torch
 def _average(ema: nn.Module, model: nn.Module, decay: float) -> None:
     for old, new in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
         if old.dtype.is_floating_point:
@@ -166,7 +166,8 @@ def train(options: TrainOptions, on_step: Callable[[Progress], None] = lambda _:
     if options.preset not in PRESETS:
         raise UsageError(f"unknown model {options.preset!r}; use one of {', '.join(PRESETS)}")
     if options.device == "auto":
-        device = torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
+        on_gpu = torch.cuda.is_available()
+        device = torch.device("cuda", rank % torch.cuda.device_count()) if on_gpu else torch.device("cpu")
     else:
         device = torch.device(options.device)
     examples, validation, labels, ids = _split(options)
@@ -216,7 +217,8 @@ def train(options: TrainOptions, on_step: Callable[[Progress], None] = lambda _:
             fraction = step / total
             if options.minutes is not None:
                 fraction = max(fraction, elapsed / (60 * options.minutes))
-            lr = options.lr * min(1.0, (step + 1) / options.warmup_steps) * 0.5 * (1 + math.cos(math.pi * min(1, fraction)))
+            warm = options.lr * min(1.0, (step + 1) / options.warmup_steps)
+            lr = warm * 0.5 * (1 + math.cos(math.pi * min(1, fraction)))
             for group in optimizer.param_groups:
                 group["lr"] = lr
             amp = torch.autocast(device.type, torch.bfloat16) if options.amp else nullcontext()

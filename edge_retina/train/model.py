@@ -10,7 +10,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,7 +65,7 @@ def _conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequ
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """Residual block of ResNet, basic or bottleneck; the stride sits in the 3x3 conv (as torchvision has it)."""
 
     def __init__(self, inputs: int, width: int, stride: int, bottleneck: bool) -> None:
@@ -80,7 +79,7 @@ class Block(nn.Module):
         )
         needs_projection = stride != 1 or inputs != outputs
         self.skip = _conv_bn(inputs, outputs, 1, stride) if needs_projection else nn.Identity()
-        nn.init.zeros_(self.convs[-1][1].weight)  # type: ignore[index]  # starts as identity: Goyal et al. 2017, 5.1
+        nn.init.zeros_(self.convs[-1][1].weight)  # starts as identity: Goyal et al. 2017, 5.1
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, outputs, H / stride, W / stride)."""
@@ -90,7 +89,7 @@ class Block(nn.Module):
         return functional.relu(self.convs[-1](y) + self.skip(x))
 
 
-class Subnet(nn.Module):
+class Subnet(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """Classification or box subnet; one set of weights for all levels, last conv initialised as in the paper."""
 
     def __init__(self, channels: int, convs: int, outputs: int, bias: float) -> None:
@@ -108,10 +107,10 @@ class Subnet(nn.Module):
         """(B, channels, H, W) to (B, outputs, H, W)."""
         for conv in self.convs:
             x = functional.relu(conv(x))
-        return self.last(x)  # type: ignore[no-any-return]
+        return self.last(x)
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """The detector of the paper.
 
     forward: normalised images float32 (B, 3, H, W) to (logits, deltas), each one tensor per level P3..P7:
@@ -170,7 +169,8 @@ def make_spec(config: ModelConfig, labels: tuple[str, ...], size: tuple[int, int
     if any(side % 32 or side <= 0 for side in size):
         raise UsageError(f"input size wants multiples of 32, found {size[0]}x{size[1]}")
     strides = [2**level for level in LEVELS]
-    anchors = [cell_anchors([s * config.anchor_base * scale for scale in config.scales], config.ratios) for s in strides]
+    sizes = [[stride * config.anchor_base * scale for scale in config.scales] for stride in strides]
+    anchors = [cell_anchors(level, config.ratios) for level in sizes]
     return DetectorSpec(
         family="edge_retina",
         labels=labels,

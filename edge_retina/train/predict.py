@@ -29,7 +29,9 @@ def flatten(heads: Sequence[Tensor], channels: int) -> Tensor:
     return torch.cat(rows, 1)
 
 
-def postprocess(logits: Sequence[Tensor], deltas: Sequence[Tensor], spec: DetectorSpec, geometry: Geometry) -> Detections:
+def postprocess(
+    logits: Sequence[Tensor], deltas: Sequence[Tensor], spec: DetectorSpec, geometry: Geometry
+) -> Detections:
     """Detections of one image from its heads, each (1, A * C, h, w); section 4.1, "Inference", in PyTorch."""
     found = []
     for level, (logit, delta) in enumerate(zip(logits, deltas, strict=True)):
@@ -54,9 +56,8 @@ def postprocess(logits: Sequence[Tensor], deltas: Sequence[Tensor], spec: Detect
         xyxy.numpy(), labels.numpy(), spec.nms_iou, class_aware=spec.class_aware_nms, limit=spec.max_detections
     )
     scale = torch.tensor([frame_w / content_w, frame_h / content_h] * 2)
-    return Detections(
-        (xyxy[keep] * scale).numpy(), scores[keep].numpy(), labels[keep].numpy().astype(np.int32), spec.labels, (frame_h, frame_w)
-    )
+    rows = ((xyxy[keep] * scale).numpy(), scores[keep].numpy(), labels[keep].numpy().astype(np.int32))
+    return Detections(*rows, spec.labels, (frame_h, frame_w))
 
 
 def coco_results(
