@@ -18,7 +18,16 @@ from edge_retina.errors import InputError
 from edge_retina.evaluate import read_coco
 from edge_retina.spec import DetectorSpec, fit_frame
 
-__all__ = ["Augmentation", "CocoDataset", "EpochSampler", "Example", "augment", "collate", "load_coco"]
+__all__ = [
+    "Augmentation",
+    "CocoDataset",
+    "EpochSampler",
+    "Example",
+    "augment",
+    "collate",
+    "load_coco",
+    "use_one_thread",
+]
 
 F32 = npt.NDArray[np.float32]
 U8 = npt.NDArray[np.uint8]
@@ -62,11 +71,12 @@ def load_coco(data: Path, images: Path | None = None) -> tuple[list[Example], li
     try:
         categories = sorted(coco["categories"], key=lambda c: c["id"])
         ids = [int(c["id"]) for c in categories]
+        label_of = {category_id: label for label, category_id in enumerate(ids)}
         per_image: dict[int, list[tuple[list[float], int]]] = {image["id"]: [] for image in coco["images"]}
         for a in coco["annotations"]:
             x, y, w, h = a["bbox"]
             if w > 0 and h > 0 and not a.get("iscrowd"):
-                per_image[a["image_id"]].append(([x, y, x + w, y + h], ids.index(a["category_id"])))
+                per_image[a["image_id"]].append(([x, y, x + w, y + h], label_of[a["category_id"]]))
         examples = [
             Example(
                 folder / image["file_name"],
@@ -78,6 +88,9 @@ def load_coco(data: Path, images: Path | None = None) -> tuple[list[Example], li
         ]
     except (KeyError, TypeError, ValueError) as exc:
         raise InputError(f"{path}: malformed COCO annotations: {type(exc).__name__} {exc}") from exc
+    for e in examples:
+        if not np.isfinite(e.boxes).all():
+            raise InputError(f"{path}: malformed COCO annotations: a bbox of {e.path.name} is not finite")
     if not examples:
         raise InputError(f"{path}: wanted annotated images, found none")
     missing = next((e.path for e in examples if not e.path.is_file()), None)
@@ -152,6 +165,11 @@ class CocoDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):  # type: ignore[misc]
         channels = pixels[..., ::-1] if self.spec.color_order == "rgb" else pixels
         tensor = torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1)))
         return tensor, torch.from_numpy(boxes), torch.from_numpy(example.labels[keep])
+
+
+def use_one_thread(_: int) -> None:
+    """For DataLoader workers: OpenCV in one thread, as there is a worker per core already."""
+    cv2.setNumThreads(0)
 
 
 def collate(items: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, list[Tensor], list[Tensor]]:

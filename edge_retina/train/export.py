@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import onnx
@@ -48,11 +49,11 @@ def export_onnx(model: RetinaNet, spec: DetectorSpec, path: Path) -> None:
     """Write the model as ONNX, batch axis free, frame size that of the spec.
 
     Input `images` float32 (B, 3, H, W), normalised. Outputs `logits_3`..`logits_7` (B, A * K, h, w) before the
-    sigmoid and `deltas_3`..`deltas_7` (B, A * 4, h, w). Raises OutputError.
+    sigmoid and `deltas_3`..`deltas_7` (B, A * 4, h, w). The model itself stays as it is. Raises OutputError.
     """
     levels = [int(stride).bit_length() - 1 for stride, _ in spec.strides]
     names = [f"logits_{level}" for level in levels] + [f"deltas_{level}" for level in levels]
-    folded = _Heads(fold_batch_norm(model.eval()))
+    folded = _Heads(fold_batch_norm(deepcopy(model).cpu().eval()))
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecation notices of the exporter, nothing a user could act on

@@ -11,6 +11,10 @@ __all__ = ["assign", "encode", "focal_loss", "retinanet_loss"]
 # Assignment thresholds: section 4.1, "Anchors".
 FOREGROUND_IOU, BACKGROUND_IOU = 0.5, 0.4
 BACKGROUND, IGNORED = -1, -2
+# A best anchor with less IoU than this is as good as none.
+_LEAST_OVERLAP = 1e-6
+# Keeps the derivative of (1 - p_t)^gamma finite for gamma < 1 where p_t is 1.
+_LEAST_ERROR = 1e-12
 
 
 def _iou(boxes: Tensor, others: Tensor) -> Tensor:
@@ -33,10 +37,9 @@ def assign(anchors: Tensor, boxes: Tensor) -> Tensor:
     best, row = overlap.max(0)
     result = torch.where(best >= FOREGROUND_IOU, row, torch.full_like(row, IGNORED))
     result[best < BACKGROUND_IOU] = BACKGROUND
-    rescue = overlap == overlap.max(1, keepdim=True).values.clamp(min=1e-6)
-    rescued_box, rescued_anchor = torch.nonzero(rescue, as_tuple=True)
-    result[rescued_anchor] = rescued_box
-    return result
+    rescue = overlap == overlap.max(1, keepdim=True).values.clamp(min=_LEAST_OVERLAP)
+    claim, claimant = (overlap * rescue).max(0)
+    return torch.where(claim > 0, claimant, result)
 
 
 def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -54,7 +57,7 @@ def focal_loss(logits: Tensor, targets: Tensor, gamma: float = 2.0, alpha: float
     loss = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     if gamma:
         p = torch.sigmoid(logits)
-        loss = loss * (p + targets - 2 * p * targets) ** gamma
+        loss = loss * (p + targets - 2 * p * targets).clamp(min=_LEAST_ERROR) ** gamma
     if alpha is not None:
         loss = loss * (1 - alpha + (2 * alpha - 1) * targets)
     return loss.sum()

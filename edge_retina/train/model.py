@@ -7,8 +7,7 @@ He et al. 2016, table 1. BatchNorm is used in the bottom-up and the pyramid, non
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -44,10 +43,6 @@ class ModelConfig:
     anchor_base: float = 4.0
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     scales: tuple[float, ...] = (1.0, 2 ** (1 / 3), 2 ** (2 / 3))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for a checkpoint."""
-        return asdict(self)
 
 
 PRESETS: dict[str, ModelConfig] = {
