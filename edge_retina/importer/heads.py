@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
+from onnx_graphsurgeon.logger import G_LOGGER
 
 __all__ = [
     "RowHead",
@@ -47,9 +49,8 @@ def static_copy(graph: gs.Graph) -> gs.Graph:
     Tensors that depend on the graph's input keep their names, so what is found in the copy can be named in
     `graph`, which is left as it was.
     """
-    onnxruntime.set_default_logger_severity(_ERROR)
-    try:
-        before, copy = -1, graph
+    before, copy = -1, graph
+    with _quiet():
         for _ in range(_MAX_ROUNDS):
             model = onnx.shape_inference.infer_shapes(gs.export_onnx(copy), strict_mode=False, data_prop=True)
             copy = gs.import_onnx(model)
@@ -57,9 +58,18 @@ def static_copy(graph: gs.Graph) -> gs.Graph:
                 break
             before = len(copy.nodes)
             copy.fold_constants().cleanup()
+    return copy
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Folding makes graphsurgeon and ONNX Runtime warn about what they do to a copy that is thrown away."""
+    onnxruntime.set_default_logger_severity(_ERROR)
+    try:
+        with G_LOGGER.suppress(G_LOGGER.ERROR):
+            yield
     finally:
         onnxruntime.set_default_logger_severity(_WARNING)
-    return copy
 
 
 def static_shape(tensor: gs.Tensor) -> tuple[int, ...] | None:
@@ -190,15 +200,15 @@ class RowHead:
         return value
 
     @property
-    def tensors(self) -> tuple[gs.Variable, ...]:
-        """Per level, the Conv's output [B, A * channels, H, W], channel a * channels + c."""
-        return tuple(conv.outputs[0] for conv in self.convs)
+    def outputs(self) -> tuple[str, ...]:
+        """Per level, the name of the Conv's output [B, A * channels, H, W], channel a * channels + c."""
+        return tuple(conv.outputs[0].name for conv in self.convs)
 
 
 def row_heads(graph: gs.Graph) -> list[RowHead]:
     """Subnets whose levels are made rows by Reshape, Transpose (0, 3, 4, 1, 2), Reshape and then concatenated.
 
-    graph: from static_copy. That is how torchvision and what is built on it (DeepForest, MLPerf) export.
+    That is how torchvision and what is built on it (DeepForest, MLPerf) export. Shapes need not be known.
     """
     found = []
     for node in graph.nodes:

@@ -34,18 +34,20 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     """
     if METADATA_KEY in metadata:
         return None  # a spec of its own says more than the family's habits
-    if not any(node.op == "Transpose" and list(node.attrs.get("perm", [])) == [0, 3, 4, 1, 2] for node in graph.nodes):
-        return None
-    static = static_copy(graph)
-    pair = _cls_and_box(row_heads(static))
+    pair = _cls_and_box(row_heads(graph))
     if pair is None:
         return None
     cls, box = pair
     first = stem(cls.convs[0].inputs[0])
     if first is None:
         raise SpecError("torchvision RetinaNet: wanted a backbone whose first Conv takes 3 channels, found none")
-    trunk = first.inputs[0]
-    size, shapes = _sizes(trunk, cls, box)
+    static = static_copy(graph)
+    tensors = static.tensors()
+    trunk = tensors[first.inputs[0].name]
+    size, *levels = [_height_and_width(tensors[name]) for name in (trunk.name, *cls.outputs, *box.outputs)]
+    shapes = tuple(levels[: len(cls.convs)])
+    if shapes != tuple(levels[len(cls.convs) :]):
+        raise SpecError(f"torchvision RetinaNet: the levels of the class and box heads differ in size: {levels}")
     read: dict[str, Any] = {"input_size": size, "level_shapes": shapes}
     read |= normalisation(trunk) | resize_rule(graph, trunk, size) | postprocessing(static)
     read |= anchor_grid(static, size, shapes, cls.anchors)
@@ -59,7 +61,7 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     origins = {name: "graph" if name in read else "family" for name in values} | {"family": "graph"}
     origins["pad_value"] = origins["mean"]
     spec = DetectorSpec(family="torchvision", **values, origins=origins)
-    return Imported(spec, trunk.name, tuple(t.name for t in cls.tensors), tuple(t.name for t in box.tensors))
+    return Imported(spec, trunk.name, cls.outputs, box.outputs)
 
 
 def _cls_and_box(heads: list[RowHead]) -> tuple[RowHead, RowHead] | None:
@@ -93,20 +95,15 @@ def _is_scores(one: RowHead, other: RowHead) -> bool:
     return bool(bias[0].mean() < bias[1].mean())
 
 
-def _sizes(trunk: gs.Tensor, cls: RowHead, box: RowHead) -> tuple[tuple[int, int], tuple[tuple[int, int], ...]]:
-    """(H, W) of the network input and of every level."""
-    shapes = [static_shape(tensor) for tensor in (trunk, *cls.tensors, *box.tensors)]
-    if any(shape is None or len(shape) != 4 for shape in shapes):
+def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
+    shape = static_shape(tensor)
+    if shape is None or len(shape) != 4:
         raise SpecError(
-            f"torchvision RetinaNet: the network input {trunk.name!r} has shape {trunk.shape}, wanted a fixed height "
-            "and width: anchors follow from them; export with a fixed image size (no dynamic height or width), or "
-            "set the input size before importing"
+            f"torchvision RetinaNet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known "
+            "height and width, for strides and anchors follow from them; export with a fixed image size (no dynamic "
+            "height or width), or set the size of the model's input first"
         )
-    pairs = [(shape[2], shape[3]) for shape in shapes if shape is not None]
-    size, levels, again = pairs[0], pairs[1 : 1 + len(cls.convs)], pairs[1 + len(cls.convs) :]
-    if levels != again:
-        raise SpecError(f"torchvision RetinaNet: class levels {levels} and box levels {again} differ in size")
-    return size, tuple(levels)
+    return shape[2], shape[3]
 
 
 def _family_values(size: tuple[int, int], shapes: tuple[tuple[int, int], ...], cls: RowHead) -> dict[str, Any]:
