@@ -88,11 +88,9 @@ def test_any_value_in_a_field_is_good_or_a_spec_error(name: str, value: Any) -> 
     data = {**make_spec().to_dict(), name: value}
     try:
         spec = DetectorSpec.from_json(json.dumps(data))
-    except SpecError as exc:
-        assert str(exc).startswith("DetectorSpec")
-        assert len(str(exc)) < 600
-    else:
-        assert DetectorSpec.from_json(spec.to_json()) == spec
+    except SpecError:
+        return
+    assert DetectorSpec.from_json(spec.to_json()) == spec
 
 
 numbers = st.floats(-1e6, 1e6)
