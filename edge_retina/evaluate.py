@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -34,19 +35,25 @@ def average_precision(annotations: dict[str, Any], results: Sequence[dict[str, A
     """AP, AP50, AP75, APs, APm, APl and AR100 of COCO result rows against COCO annotations, 0..1.
 
     A size class without objects gives -1, as COCO has it. Source: cocodataset.org, "Detection Evaluation".
-    Raises MissingPackage without faster-coco-eval.
+    Raises MissingPackage without faster-coco-eval, InputError for results of an image that is not annotated.
     """
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as exc:
         raise MissingPackage("average precision needs faster-coco-eval; run: pip install 'edge-retina[eval]'") from exc
     names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    known = {image["id"] for image in annotations["images"]}
+    stranger = next((row["image_id"] for row in results if row["image_id"] not in known), None)
+    if stranger is not None:
+        raise InputError(f"results are of image {stranger}, which the annotations do not have; wanted their image ids")
     if not results:
         return {**dict.fromkeys(names, 0.0), "AR100": 0.0}
     # The evaluator prints its progress; stdout is ours for results.
     with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO({"info": {}, **annotations})
-        evaluation = COCOeval_faster(truth, truth.loadRes(list(results)), "bbox", print_function=lambda *_: None)
+        # The evaluator writes fields of its own into what it is given.
+        truth = COCO({"info": {}, **deepcopy(annotations)})
+        found = truth.loadRes([dict(row) for row in results])
+        evaluation = COCOeval_faster(truth, found, "bbox", print_function=lambda *_: None)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()

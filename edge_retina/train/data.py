@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Sampler
 
 from edge_retina.errors import InputError
 from edge_retina.evaluate import read_coco
+from edge_retina.images import read_image
 from edge_retina.spec import DetectorSpec, fit_frame
 
 __all__ = [
@@ -70,7 +71,7 @@ def load_coco(data: Path, images: Path | None = None) -> tuple[list[Example], li
     folder = images or (path.parent / "images" if (path.parent / "images").is_dir() else path.parent)
     try:
         categories = sorted(coco["categories"], key=lambda c: c["id"])
-        ids = [int(c["id"]) for c in categories]
+        ids, labels = [int(c["id"]) for c in categories], [str(c["name"]) for c in categories]
         label_of = {category_id: label for label, category_id in enumerate(ids)}
         per_image: dict[int, list[tuple[list[float], int]]] = {image["id"]: [] for image in coco["images"]}
         for a in coco["annotations"]:
@@ -96,7 +97,7 @@ def load_coco(data: Path, images: Path | None = None) -> tuple[list[Example], li
     missing = next((e.path for e in examples if not e.path.is_file()), None)
     if missing is not None:
         raise InputError(f"{path}: image {missing} is missing; pass its folder with --images")
-    return examples, [str(c["name"]) for c in categories], ids
+    return examples, labels, ids
 
 
 def _recolour(image: F32, strength: float, rng: np.random.Generator) -> F32:
@@ -157,11 +158,9 @@ class CocoDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):  # type: ignore[misc]
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
         epoch, index = key
         example = self.examples[index]
-        image = cv2.imread(str(example.path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise InputError(f"{example.path}: wanted an image, found a file that OpenCV cannot decode")
+        image = read_image(example.path)
         rng = np.random.default_rng((self.seed, epoch, index))
-        pixels, boxes, keep = augment(image.astype(np.uint8), example.boxes, self.spec, self.how, rng)
+        pixels, boxes, keep = augment(image, example.boxes, self.spec, self.how, rng)
         channels = pixels[..., ::-1] if self.spec.color_order == "rgb" else pixels
         tensor = torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1)))
         return tensor, torch.from_numpy(boxes), torch.from_numpy(example.labels[keep])

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from edge_retina import boxes
-from edge_retina.errors import InputError
+from edge_retina.images import read_image
 from edge_retina.spec import DetectorSpec, Geometry, fit_frame
 from edge_retina.train.data import Example
-from edge_retina.types import Detections
+from edge_retina.types import F32, U8, Detections
 
-__all__ = ["coco_results", "flatten", "postprocess"]
+__all__ = ["coco_results", "fitted", "flatten", "postprocess"]
 
 
 def flatten(heads: Sequence[Tensor], channels: int) -> Tensor:
@@ -60,23 +60,28 @@ def postprocess(
     return Detections(*rows, spec.labels, (frame_h, frame_w))
 
 
+def fitted(image: U8, spec: DetectorSpec) -> tuple[F32, Geometry]:
+    """The frame on the network input, float32 (H, W, 3) BGR 0..255, and where it lies there.
+
+    image: uint8, BGR, any size; resized bilinearly, padded with the spec's pad_value.
+    """
+    geometry = fit_frame(spec, *image.shape[:2])
+    (height, width), (top, left) = geometry.content, geometry.offset
+    canvas = np.empty((*spec.input_size, 3), np.float32)
+    canvas[:] = spec.pad_value[::-1] if spec.color_order == "rgb" else spec.pad_value
+    resized = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+    canvas[top : top + height, left : left + width] = resized
+    return canvas, geometry
+
+
 def coco_results(
     model: nn.Module, examples: Sequence[Example], spec: DetectorSpec, category_ids: Sequence[int], device: torch.device
 ) -> list[dict[str, Any]]:
     """COCO result rows of a model in eval mode over examples, float32, one image at a time."""
     results: list[dict[str, Any]] = []
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (spec.mean, spec.std))
-    pad = spec.pad_value[::-1] if spec.color_order == "rgb" else spec.pad_value
     for example in examples:
-        image = cv2.imread(str(example.path), cv2.IMREAD_COLOR)
-        if image is None:
-            raise InputError(f"{example.path}: wanted an image, found a file that OpenCV cannot decode")
-        geometry = fit_frame(spec, *image.shape[:2])
-        (height, width), (top, left) = geometry.content, geometry.offset
-        canvas = np.empty((*spec.input_size, 3), np.float32)
-        canvas[:] = pad
-        resized = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-        canvas[top : top + height, left : left + width] = resized
+        canvas, geometry = fitted(read_image(example.path), spec)
         channels = canvas[..., ::-1] if spec.color_order == "rgb" else canvas
         pixels = torch.from_numpy(np.ascontiguousarray(channels.transpose(2, 0, 1))).to(device)
         with torch.inference_mode():
