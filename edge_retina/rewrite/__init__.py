@@ -23,7 +23,7 @@ def rewrite(
     """
     cut_heads(graph, found)
     add_frame_input(graph, found.spec, frame)
-    add_decode(graph, found.spec)
+    add_decode(graph, found.spec, static=nms == "fixpoint")
     add_nms(graph, found.spec, nms)
     graph.name = "edge_retina"
     model: onnx.ModelProto = gs.export_onnx(graph)

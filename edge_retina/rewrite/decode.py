@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -15,6 +17,9 @@ __all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "find_function"]
 
 DOMAIN, FUNCTION = "edge_retina", "AnchorDecode"
 # What the function gives before the NMS pass extends it.
+# sigmoid is 1.0 in float32 from here on.
+_SATURATED = 16.0
+_MARGIN = 1e-3
 CANDIDATES = ("candidate_boxes", "candidate_logits", "candidate_labels")
 
 
@@ -41,14 +46,15 @@ def call_attributes(spec: DetectorSpec) -> dict[str, object]:
     }
 
 
-def add_decode(graph: gs.Graph, spec: DetectorSpec) -> int:
+def add_decode(graph: gs.Graph, spec: DetectorSpec, *, static: bool = False) -> int:
     """Append one AnchorDecode call that turns heads and geometry into candidates, the best top_k of each level.
 
     Rule: graph outputs logits_i, deltas_i, geometry become inputs of the call; its outputs, candidate_boxes float32
     [B, N, 4] xyxy clipped, in network-input pixels, candidate_logits float32 [B, N] (-inf where the score does not
     exceed the threshold) and candidate_labels int64 [B, N], become the graph's. Ties are in the order of level, anchor,
-    class. Scope: main graph and the new function. Returns the number of nodes added to the main graph; a second run
-    returns 0.
+    class. N is spec.candidates() with static=True; else what the fullest image of the batch needs, which is what makes
+    the CPU quick: few anchors pass the threshold. Scope: main graph and the new function. Returns the number of nodes
+    added to the main graph; a second run returns 0.
     """
     if find_function(graph) is not None:
         return 0
@@ -58,12 +64,12 @@ def add_decode(graph: gs.Graph, spec: DetectorSpec) -> int:
     inputs = [gs.Variable(f"decode/in/{name}") for name in names]
     attributes = dict.fromkeys(call_attributes(spec))
     function = gs.Function(FUNCTION, DOMAIN, inputs=inputs, opset=graph.opset, attrs=attributes)
-    function.outputs = _body(Emitter(function, "decode"), spec, inputs)
+    function.outputs = _body(Emitter(function, "decode"), spec, inputs, static)
     graph.functions.append(function)
     if DOMAIN not in {entry.domain for entry in graph.import_domains or []}:
         known = list(graph.import_domains or [onnx.helper.make_opsetid("", graph.opset)])
         graph.import_domains = [*known, onnx.helper.make_opsetid(DOMAIN, 1)]
-    count = spec.candidates()
+    count = spec.candidates() if static else "candidates"
     outputs = [
         gs.Variable(CANDIDATES[0], np.float32, ["batch", count, 4]),
         gs.Variable(CANDIDATES[1], np.float32, ["batch", count]),
@@ -77,7 +83,7 @@ def add_decode(graph: gs.Graph, spec: DetectorSpec) -> int:
     return 1
 
 
-def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable]) -> list[gs.Variable]:
+def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable], static: bool) -> list[gs.Variable]:
     """Selection level by level, then one decoding of everything selected."""
     all_logits, all_deltas, all_rows, all_labels = [], [], [], []
     first_row = 0
@@ -85,7 +91,7 @@ def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable]) -> list[
         logits, deltas = inputs[level], inputs[spec.num_levels + level]
         height, width = spec.level_shapes[level]
         per_cell, cells = len(spec.cell_anchors[level]), height * width
-        best, anchor, label = _select(emit, spec, logits, per_cell, cells)
+        best, anchor, label = _select(emit, spec, logits, per_cell, cells, static)
         # A delta sits at channel a * 4 + c of cell p, flat index (a * 4 + c) * cells + p.
         a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
         start = emit("Add", emit("Mul", a, np.array(4 * cells)), p)
@@ -104,32 +110,47 @@ def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable]) -> list[
 
 
 def _select(
-    emit: Emitter, spec: DetectorSpec, logits: gs.Variable, per_cell: int, cells: int
+    emit: Emitter, spec: DetectorSpec, logits: gs.Variable, per_cell: int, cells: int, static: bool
 ) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
     """Best logits of one level, their anchor index and class, each [B, k], best first.
 
-    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first
-    and the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by
-    anchor and class.
+    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first and
+    the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by anchor
+    and class.
     """
     classes, anchors = spec.num_classes, cells * per_cell
+
+    def how_many(values: gs.Variable, most: int) -> object:
+        return np.array([most]) if static else _passing(emit, spec, values, most)
+
     grid = emit.reshape(logits, (0, per_cell, classes, cells))
-    if anchors <= spec.top_k:
-        pairs = emit.reshape(emit("Transpose", grid, perm=[0, 3, 1, 2]), (0, -1))
-        kept = min(spec.top_k, anchors * classes)
-        best, pair = emit.many("TopK", 2, pairs, np.array([kept]), axis=1)
-        return best, emit("Div", pair, np.array(classes)), emit("Mod", pair, np.array(classes))
     peak = emit.reduce_max(grid, 2) if classes > 1 else emit.reshape(logits, (0, per_cell, cells))
     peak = emit.reshape(emit("Transpose", peak, perm=[0, 2, 1]), (0, -1))
-    chosen = emit.many("TopK", 2, peak, np.array([spec.top_k]), axis=1)[1]
-    anchor = emit.many("TopK", 2, chosen, np.array([spec.top_k]), axis=1, largest=0)[0]
+    chosen = how_many(peak, min(spec.top_k, anchors))
+    some = emit.many("TopK", 2, peak, chosen, axis=1, sorted=0)[1]
+    anchor = emit.many("TopK", 2, some, chosen, axis=1, largest=0)[0]
     a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
     start = emit("Add", emit("Mul", a, np.array(classes * cells)), p)
     index = emit("Add", emit.unsqueeze(start, 2), np.arange(classes) * cells)
     pairs = emit("GatherElements", emit.reshape(logits, (0, -1)), emit.reshape(index, (0, -1)), axis=1)
-    best, pair = emit.many("TopK", 2, pairs, np.array([spec.top_k]), axis=1)
+    kept = how_many(pairs, min(spec.top_k, anchors * classes))
+    best, pair = emit.many("TopK", 2, pairs, kept, axis=1)
     owner = emit("GatherElements", anchor, emit("Div", pair, np.array(classes)), axis=1)
     return best, owner, emit("Mod", pair, np.array(classes))
+
+
+def _passing(emit: Emitter, spec: DetectorSpec, values: gs.Variable, most: int) -> gs.Variable:
+    """How many of `values` [B, n] may pass the threshold, in the image with most of them: int64 [1], 0..most.
+
+    Counted a little below the threshold, for a logit and its float32 sigmoid may round apart; the exact test comes last.
+    """
+    low = math.log(spec.score_threshold / (1 - spec.score_threshold)) if 0 < spec.score_threshold < 1 else -math.inf
+    if spec.score_threshold == 1:
+        low = _SATURATED
+    over = emit.cast(emit("Greater", values, np.float32(low - _MARGIN)), np.int64)
+    fullest = emit("ReduceSum", over, np.array([1]), keepdims=0)
+    fullest = emit.reshape(emit.reduce_max(emit.unsqueeze(fullest, 1), 0), (1,))
+    return emit("Min", fullest, np.array([most]))
 
 
 def _decode(

@@ -29,22 +29,16 @@ def add_frame_input(graph: gs.Graph, spec: DetectorSpec, frame: tuple[int, int] 
     size = ["height", "width"] if frame is None else list(frame)
     frames = gs.Variable(FRAMES, np.uint8, ["batch", *size, 3])
     graph.inputs = [frames]
-    x = emit("Transpose", emit.cast(frames, np.float32), perm=[0, 3, 1, 2])
+    x = emit.cast(frames, np.float32)
     if frame is None:
         sizes, pads, geometry = _dynamic(emit, frames, spec)
     else:
         sizes, pads, geometry = _fixed(emit, spec, frame)
     if sizes is not None:
-        batch_channels = emit.slice(emit("Shape", x), 0, 0, 2)
-        x = emit(
-            "Resize",
-            x,
-            None,
-            None,
-            emit("Concat", batch_channels, sizes, axis=0),
-            mode="linear",
-            coordinate_transformation_mode="half_pixel",
-        )
+        # Resized before it is transposed: the small picture is cheaper to turn.
+        whole = emit("Concat", emit.slice(emit("Shape", x), 0, 0, 1), sizes, np.array([3]), axis=0)
+        x = emit("Resize", x, None, None, whole, mode="linear", coordinate_transformation_mode="half_pixel")
+    x = emit("Transpose", x, perm=[0, 3, 1, 2])
     if spec.color_order == "rgb":
         x = emit("Gather", x, np.array([2, 1, 0]), axis=1)
     mean, std, pad = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (spec.mean, spec.std, spec.pad_value))

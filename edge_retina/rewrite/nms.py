@@ -40,7 +40,7 @@ def add_nms(graph: gs.Graph, spec: DetectorSpec, form: str = "operator") -> int:
     boxes, logits, labels = function.outputs
     keep = {"operator": _operator, "fixpoint": _fixpoint}[form]
     survivors = keep(emit, spec, boxes, logits, labels)
-    function.outputs = _best(emit, spec, boxes, survivors, labels, function.inputs[-1])
+    function.outputs = _best(emit, spec, boxes, survivors, labels, function.inputs[-1], form)
     added, kept = len(function.nodes) - before, spec.max_detections
     call.outputs = graph.outputs = [
         gs.Variable("boxes", np.float32, ["batch", kept, 4]),
@@ -127,15 +127,15 @@ def _best(
     logits: gs.Variable,
     labels: gs.Variable,
     geometry: gs.Variable,
+    form: str,
 ) -> list[gs.Variable]:
     """The max_detections best survivors, boxes moved to frame pixels: boxes, scores, labels, count."""
-    short = spec.max_detections - spec.candidates()
-    if short > 0:
+    if form == "operator" or spec.candidates() < spec.max_detections:
         # Fewer candidates than rows wanted: rows that are none.
-        pads = np.array([0, 0, 0, short])
-        logits = emit("Pad", logits, pads, np.float32(-np.inf))
-        labels = emit("Pad", labels, pads, np.array(0))
-        boxes = emit("Pad", boxes, np.array([0, 0, 0, 0, short, 0]), np.float32(0))
+        more = spec.max_detections
+        logits = emit("Pad", logits, np.array([0, 0, 0, more]), np.float32(-np.inf))
+        labels = emit("Pad", labels, np.array([0, 0, 0, more]), np.array(0))
+        boxes = emit("Pad", boxes, np.array([0, 0, 0, 0, more, 0]), np.float32(0))
     top, row = emit.many("TopK", 2, logits, np.array([spec.max_detections]), axis=1)
     real = emit("Greater", top, _LOWEST)
     index = emit.unsqueeze(row, 2)
