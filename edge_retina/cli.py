@@ -223,6 +223,7 @@ def run(
     where there is a display, else a line per frame.
     """
     from edge_retina.detector import Detector
+    from edge_retina.stream import frames_at_once
     from edge_retina.stream import run as run_stream
 
     if (camera is None) == (source is None):
@@ -237,7 +238,7 @@ def run(
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
     on_frame = _line if lines else lambda *_: None
-    with Detector.load(path, threads=threads) as detector:
+    with Detector.load(path, threads=threads, parallel=frames_at_once(uri)) as detector:
         summary = run_stream(detector, uri, targets, max_frames=max_frames, min_score=min_score, on_frame=on_frame)
     latency = summary.to_json()["latency_ms_p50"] or 0
     counts = f"{summary.frames} frames, {summary.detections} detections"

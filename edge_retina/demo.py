@@ -63,7 +63,7 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     from edge_retina.build import build
     from edge_retina.detector import Detector
     from edge_retina.draw import draw
-    from edge_retina.stream import run
+    from edge_retina.stream import frames_at_once, run
 
     model, video, truth = samples / "digits.onnx", samples / "pan.mp4", samples / "pan.json"
     for path in (model, video, truth):
@@ -79,7 +79,7 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     tally, sheet = Tally(), _pick(total)
     pictures: list[U8] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Detector.load(bundle.path) as detector, Progress(*columns, console=talk) as bar:
+    with Detector.load(bundle.path, parallel=frames_at_once(video)) as detector, Progress(*columns, console=talk) as bar:
         task = bar.add_task("frames", total=total)
 
         def look(frame: Frame, detections: Detections) -> None:

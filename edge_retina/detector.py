@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any
 
@@ -35,10 +36,12 @@ class Detector:
         self.bundle, self.runtime = bundle, runtime
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None) -> Detector:
+    def load(
+        cls, path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None, parallel: int = 1
+    ) -> Detector:
         """Open a bundle and a runtime for it; see open_runtime. Raises BundleError, RuntimeFailure, UsageError."""
         bundle = read_bundle(path, verify=False)
-        return cls(bundle, open_runtime(bundle, target, threads=threads))
+        return cls(bundle, open_runtime(bundle, target, threads=threads, parallel=parallel))
 
     @property
     def spec(self) -> DetectorSpec:
@@ -81,14 +84,11 @@ class Detector:
         Of a file no frame is left out; of a camera the newest frame is taken. The source is given back when the
         iteration ends, however it ends. Raises InputError, UsageError, RuntimeFailure.
         """
-        from edge_retina.stream import read_ahead
+        from edge_retina.stream import infer, read_ahead
 
-        frames = read_ahead(source, max_frames=max_frames)
-        try:
-            for frame in frames:
-                yield frame, self(frame.image)
-        finally:
-            frames.close()
+        with closing(read_ahead(source, max_frames=max_frames)) as frames, closing(infer(self, frames)) as results:
+            for frame, detections, _ in results:
+                yield frame, detections
 
     def close(self) -> None:
         """Give back what the runtime holds."""

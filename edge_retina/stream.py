@@ -7,19 +7,23 @@ import queue
 import statistics
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 
 from edge_retina.detector import Detector
+from edge_retina.runtime import cores
 from edge_retina.sinks import StopStream, open_sink
 from edge_retina.sources import is_live, open_source, probe
 from edge_retina.types import Detections, Frame
 
-__all__ = ["Summary", "read_ahead", "run"]
+__all__ = ["Summary", "frames_at_once", "infer", "read_ahead", "run"]
 
 _FILE_FRAMES_AHEAD = 4
+# Each frame being worked on holds its own activations, hundreds of megabytes for a large network.
+_MOST_AT_ONCE = 4
 
 
 class _End:
@@ -88,14 +92,48 @@ def _put(waiting: queue.Queue[Frame | _End], item: Frame | _End, stop: threading
     return False
 
 
+def frames_at_once(source: str | int | os.PathLike[str]) -> int:
+    """How many frames to work on at once: 1 of a live source, where age counts, else one per core, at most 4."""
+    return 1 if is_live(source) else min(cores(), _MOST_AT_ONCE)
+
+
+def infer(detector: Detector, frames: Iterable[Frame]) -> Generator[tuple[Frame, Detections, float], None, None]:
+    """Each frame with its detections and the milliseconds that took, in the order of the frames.
+
+    As many frames are worked on at once as the detector's runtime takes. Raises what the detector and `frames` raise.
+    """
+
+    def timed(frame: Frame) -> tuple[Frame, Detections, float]:
+        start = time.perf_counter()
+        detections = detector(frame.image)
+        return frame, detections, (time.perf_counter() - start) * 1000
+
+    parallel = detector.runtime.parallel
+    if parallel == 1:
+        yield from map(timed, frames)
+        return
+    pool = ThreadPoolExecutor(parallel, "edge-retina-infer")
+    flying: deque[Future[tuple[Frame, Detections, float]]] = deque()
+    try:
+        for frame in frames:
+            flying.append(pool.submit(timed, frame))
+            # One more than can run, so that no worker waits while a result is written.
+            if len(flying) > parallel:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 @dataclass
 class Summary:
-    """What a run did. seconds: from the first frame read to the last result; latency_ms: inference per frame."""
+    """What a run did. seconds: from the start to the last result; latency_ms: inference, of the last 10,000 frames."""
 
     frames: int = 0
     detections: int = 0
     seconds: float = 0.0
-    latency_ms: list[float] = field(default_factory=list)
+    latency_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
     per_name: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -135,11 +173,11 @@ def run(
     with ExitStack() as stack:
         sinks = [stack.enter_context(open_sink(out, fps=info.fps or 30.0)) for out in outs]
         frames = stack.enter_context(closing(read_ahead(source, max_frames=max_frames)))
+        results = stack.enter_context(closing(infer(detector, frames)))
         start = time.perf_counter()
-        for frame in frames:
-            before = time.perf_counter()
-            detections = detector(frame.image).mask(min_score=min_score)
-            summary.latency_ms.append((time.perf_counter() - before) * 1000)
+        for frame, everything, milliseconds in results:
+            detections = everything.mask(min_score=min_score)
+            summary.latency_ms.append(milliseconds)
             summary.frames += 1
             summary.detections += len(detections)
             summary.per_name.update(map(detections.name_of, detections.labels.tolist()))

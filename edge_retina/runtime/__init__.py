@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from edge_retina.bundle import Bundle
 from edge_retina.errors import UsageError
 
-__all__ = ["TARGETS", "Outputs", "Runtime", "open_runtime"]
+__all__ = ["TARGETS", "Outputs", "Runtime", "cores", "open_runtime"]
 
 TARGETS = ("auto", "ort")
 
@@ -30,9 +31,10 @@ class Outputs(NamedTuple):
 
 
 class Runtime(Protocol):
-    """A loaded bundle that runs batches; not shared between threads."""
+    """A loaded bundle that runs batches. parallel: how many threads may call run at once."""
 
     name: str
+    parallel: int
 
     def run(self, frames: npt.NDArray[np.uint8]) -> Outputs:
         """Run frames uint8 (B, H, W, 3), BGR. Raises RuntimeFailure."""
@@ -53,14 +55,24 @@ class Runtime(Protocol):
         ...
 
 
-def open_runtime(bundle: Bundle, target: str = "auto", *, threads: int | None = None) -> Runtime:
+def cores() -> int:
+    """CPU cores this process may use; containers and taskset allow fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def open_runtime(
+    bundle: Bundle, target: str = "auto", *, threads: int | None = None, parallel: int = 1
+) -> Runtime:
     """Load a bundle into a runtime.
 
     target: one of TARGETS; "auto" is ONNX Runtime, the only one yet. threads: CPU threads, None for all cores.
-    Raises UsageError, RuntimeFailure, BundleError.
+    parallel: frames worked on at once; 1 gives a frame's result soonest, more give more frames a second (the threads are
+    shared out among them). Raises UsageError, RuntimeFailure, BundleError.
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}")
+    if parallel < 1 or (threads is not None and threads < 1):
+        raise UsageError(f"threads and parallel want 1 or more, found {threads} and {parallel}")
     from edge_retina.runtime.ort import OrtRuntime
 
-    return OrtRuntime(bundle.model(), threads=threads)
+    return OrtRuntime(bundle.model(), threads=threads, parallel=parallel)

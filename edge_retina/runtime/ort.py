@@ -9,7 +9,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edge_retina.errors import RuntimeFailure
-from edge_retina.runtime import Outputs
+from edge_retina.runtime import Outputs, cores
 
 __all__ = ["OrtRuntime", "open_session"]
 
@@ -20,12 +20,16 @@ _FATAL = 4
 class OrtRuntime:
     """A session over the rewritten ONNX.
 
-    model: its bytes. threads: for one operator, None for all cores. Raises RuntimeFailure when ONNX Runtime refuses it.
+    model: its bytes. threads: CPU threads in all, None for all cores. parallel: frames worked on at once, each with its
+    share of the threads. Raises RuntimeFailure when ONNX Runtime refuses the model.
     """
 
     name = "ort"
 
-    def __init__(self, model: bytes, *, threads: int | None = None) -> None:
+    def __init__(self, model: bytes, *, threads: int | None = None, parallel: int = 1) -> None:
+        self.parallel = parallel
+        if parallel > 1:
+            threads = max(1, (threads or cores()) // parallel)
         self._session = open_session(model, threads)
         self._names = ["boxes", "scores", "labels", "count"]
 

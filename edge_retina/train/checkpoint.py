@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import signal
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edge_retina.drafts import Draft, as_output_error
 from edge_retina.errors import InputError, OutputError, UsageError
 from edge_retina.train.model import RetinaNet
 from edge_retina.train.options import TrainOptions
@@ -102,15 +102,17 @@ def save(run: Run, options: TrainOptions, labels: list[str]) -> None:
         _replace(options.history, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+def _replace(target: Path, write: Callable[[Path], object]) -> None:
+    draft = Draft(target)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as exc:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: not written: {exc}") from exc
+        with as_output_error(target):
+            write(draft.path)
+        draft.publish()
+    except RuntimeError as exc:  # what torch.save says when the disk is full
+        reason = str(exc).partition("\n")[0]
+        raise OutputError(f"cannot write {target}: {reason}; check folder, permissions and disk space") from exc
+    finally:
+        draft.discard()
 
 
 def resume(run: Run, options: TrainOptions, labels: list[str], device: torch.device) -> None:

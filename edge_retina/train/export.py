@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from edge_retina.errors import OutputError
+from edge_retina.drafts import Draft
 from edge_retina.spec import METADATA_KEY, DetectorSpec
 from edge_retina.train.model import RetinaNet
 
@@ -72,11 +71,9 @@ def export_onnx(model: RetinaNet, spec: DetectorSpec, path: Path) -> None:
     entry.key, entry.value = METADATA_KEY, spec.to_json()
     proto.graph.name = "retinanet"
     onnx.checker.check_model(proto, full_check=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    draft = Draft(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(proto.SerializeToString())
-        os.replace(temporary, path)
-    except OSError as exc:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"{path}: not written: {exc.strerror or exc}") from exc
+        draft.fill(proto.SerializeToString())
+        draft.publish()
+    finally:
+        draft.discard()
