@@ -76,6 +76,7 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     bundle = build(model, out / "digits.edge")
     talk.print(f"built {bundle.path.name} from {model.name} in {time.perf_counter() - start:.1f} s")
 
+    outs = [out / "pan.mp4", out / "pan.jsonl"]
     tally, sheet = Tally(), _pick(total)
     pictures: list[U8] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -83,13 +84,12 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
         task = bar.add_task("frames", total=total)
 
         def look(frame: Frame, detections: Detections) -> None:
-            sure = detections.mask(min_score=MIN_SCORE)
-            tally.add(sure, *boxes[frame.index])
+            tally.add(detections, *boxes[frame.index])
             if frame.index in sheet:
-                pictures.append(draw(frame.image, sure))
+                pictures.append(draw(frame.image, detections))
             bar.advance(task)
 
-        summary = run(detector, video, [out / "pan.mp4", out / "pan.jsonl"], max_frames=max_frames, on_frame=look)
+        summary = run(detector, video, outs, max_frames=max_frames, min_score=MIN_SCORE, on_frame=look)
     _write_sheet(pictures, out / "contact-sheet.png")
 
     title = f"{summary.frames} frames, score >= {MIN_SCORE}"
