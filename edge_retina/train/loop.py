@@ -33,6 +33,9 @@ __all__ = ["Progress", "TrainOptions", "Trained", "train"]
 # Share of a new loss in the running one, and steps between two history rows.
 _SMOOTHING, _HISTORY_STEPS = 0.02, 20
 _MAX_GRADIENT_NORM = 10.0
+# Up to this width P6 is one cell wide, and on a CPU the bfloat16 weight gradient of P7, a conv of stride 2, is
+# uninitialised memory (PyTorch 2.13, oneDNN, AVX-512).
+_NO_BFLOAT16_WIDTH = 64
 
 Batch = tuple[Tensor, list[Tensor], list[Tensor]]
 
@@ -206,9 +209,11 @@ def _loss_function(task: _Task, model: nn.Module) -> Callable[[Batch], tuple[Ten
     anchors = torch.cat([torch.from_numpy(make_anchors(spec, level)) for level in range(spec.num_levels)]).to(device)
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
 
+    amp = options.amp and not (device.type == "cpu" and spec.input_size[1] <= _NO_BFLOAT16_WIDTH)
+
     def losses_of(batch: Batch) -> tuple[Tensor, Tensor]:
         images, boxes, labels = batch
-        with torch.autocast(device.type, torch.bfloat16) if options.amp else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16) if amp else nullcontext():
             heads = model((images.to(device).float() - mean) / std)
         logits, deltas = flatten(heads[0], spec.num_classes).float(), flatten(heads[1], 4).float()
         boxes, labels = [b.to(device) for b in boxes], [c.to(device) for c in labels]
@@ -227,7 +232,8 @@ def _backward(run: Run, losses: tuple[Tensor, Tensor]) -> None:
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), _MAX_GRADIENT_NORM)
     # The gradient is the same on every rank, so all of them stop here.
     if not (torch.isfinite(total) and torch.isfinite(norm)):
-        raise UsageError(f"training diverged (loss {float(total)}); lower --lr or leave out --amp, then --resume")
+        facts = f"loss {float(total.detach())}, gradient {float(norm)}"
+        raise UsageError(f"training diverged ({facts}); lower --lr or add --no-amp, then --resume")
 
 
 def _update(run: Run, lr: float, decay: float) -> None:

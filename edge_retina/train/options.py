@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_retina.errors import UsageError
 from edge_retina.train.data import Augmentation
-from edge_retina.train.model import PRESETS
+from edge_retina.train.model import LEVELS, PRESETS
 
 __all__ = ["RATES", "Progress", "TrainOptions"]
 
@@ -69,6 +69,9 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"{name} wants 0 or more, found {value}")
+        if self.batch == 1 and max(self.size) <= 2 ** LEVELS[-1]:
+            # P7 would be one cell of one image, of which BatchNorm can take no variance.
+            raise UsageError(f"batch 1 wants a size above {2 ** LEVELS[-1]} pixels, found {self.size}; raise --batch")
         for name in ("alpha", "ema"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
