@@ -71,7 +71,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         # click returns the code of ctx.exit() here, and None when a command simply ends.
-        code = cli.main(standalone_mode=False) or 0
+        code = cli.main(prog_name="edge-retina", standalone_mode=False) or 0
     except click.ClickException as exc:
         exc.show()
         code = exc.exit_code
@@ -265,18 +265,17 @@ def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
-    out = _Results()
     spec = DetectorSpec.from_dict(facts["spec"])
     table = Table("field", "value", "origin", title=f"{file} ({facts['kind']})", title_justify="left")
     for row in rows(spec):
         table.add_row(*row)
-    out.print(table)
+    _Results().print(table)
     if facts["kind"] == "onnx":
         heads = facts["heads"]
-        out.print(f"heads from {heads['input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")
-        out.print("build would rewrite:", *(f"\n  {step}" for step in facts["rewrite"]))
+        click.echo(f"heads from {heads['input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")
+        click.echo("\n  ".join(["build would rewrite:", *facts["rewrite"]]))
     else:
         size = facts["frame_size"]
         frames = "any" if size is None else f"{size[1]}x{size[0]}"
-        out.print(f"precision {facts['precision']}, frames {frames}, batch {facts['batch_max'] or 'any'}")
-        out.print(f"digest {facts['digest']}, built by edge-retina {facts['edge_retina']}")
+        click.echo(f"precision {facts['precision']}, frames {frames}, batch {facts['batch_max'] or 'any'}")
+        click.echo(f"digest {facts['digest']}, built by edge-retina {facts['edge_retina']}")
