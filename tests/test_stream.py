@@ -1,0 +1,154 @@
+"""The stream: nothing lost from a file, nothing old from a camera, everything given back in the end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from models import tiny_model
+
+from edge_retina import Detector, build
+from edge_retina.errors import InputError, UsageError
+from edge_retina.runtime import cores
+from edge_retina.stream import Summary, frames_at_once, infer, read_ahead, run
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stream")
+    tiny_model(folder / "m.onnx")
+    return build(folder / "m.onnx").path
+
+
+@pytest.fixture(params=[1, 3], ids=["one at a time", "three at once"])
+def detector(bundle: Path, request: pytest.FixtureRequest) -> Iterator[Detector]:
+    with Detector.load(bundle, parallel=request.param, threads=1) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def no_thread_stays() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [t for t in threading.enumerate() if t not in before and t.name.startswith("edge-retina")]
+    assert left == []
+
+
+def write_video(path: Path, frames: int) -> None:
+    """Frame i is grey level 8 * i."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 25, (64, 48))
+    for i in range(frames):
+        writer.write(np.full((48, 64, 3), 8 * i, np.uint8))
+    writer.release()
+
+
+def test_nothing_to_read_is_an_error_and_leaves_no_file(detector, tmp_path):
+    (tmp_path / "empty.avi").write_bytes(b"")
+    with pytest.raises(InputError):
+        run(detector, tmp_path / "empty.avi", [tmp_path / "out.jsonl"])
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_every_frame_of_a_file_arrives_once_and_in_order(detector, tmp_path):
+    write_video(tmp_path / "v.avi", 30)
+    summary = run(detector, tmp_path / "v.avi", [tmp_path / "out.jsonl", tmp_path / "out.avi"])
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["frame"] for row in rows] == list(range(30))
+    assert summary.frames == 30
+    assert summary.detections == sum(len(row["detections"]) for row in rows)
+    assert sum(summary.per_name.values()) == summary.detections
+    video = cv2.VideoCapture(str(tmp_path / "out.avi"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 30
+    assert video.get(cv2.CAP_PROP_FPS) == 25
+    video.release()
+
+
+def test_at_once_or_one_by_one_the_results_are_the_same(bundle, tmp_path):
+    for parallel in (1, 3):
+        with Detector.load(bundle, parallel=parallel, threads=1) as detector:
+            run(detector, "test://?size=96x64&frames=12", [tmp_path / f"{parallel}.jsonl"])
+    assert (tmp_path / "1.jsonl").read_bytes() == (tmp_path / "3.jsonl").read_bytes()
+
+
+def test_max_frames_and_min_score(detector, tmp_path):
+    everything = run(detector, "test://?size=96x64&frames=50", [], max_frames=5)
+    some = run(detector, "test://?size=96x64&frames=50", [tmp_path / "o.jsonl"], max_frames=5, min_score=0.5)
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    scores = [d["score"] for row in rows for d in row["detections"]]
+    assert everything.frames == some.frames == 5
+    assert some.detections == len(scores) < everything.detections
+    assert all(score >= 0.5 for score in scores)
+
+
+def test_an_error_of_the_source_reaches_the_caller_after_the_frames_before_it(tmp_path):
+    good = np.zeros((8, 8, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), good)
+    (tmp_path / "b.png").write_bytes(b"not a picture")
+    seen = []
+    with pytest.raises(InputError, match=r"b\.png"):
+        seen.extend(frame.name for frame in read_ahead(tmp_path))
+    assert seen == ["a.png"] or seen == []
+    stream = read_ahead(tmp_path)
+    assert next(stream).name == "a.png"
+    with pytest.raises(InputError, match=r"b\.png"):
+        next(stream)
+
+
+def test_an_unknown_source_is_a_usage_error_at_once():
+    with pytest.raises(UsageError):
+        next(read_ahead("gopher://hole"))
+
+
+def test_closing_early_ends_the_reader_though_the_source_has_no_end():
+    frames = read_ahead("test://?size=32x32&frames=0")
+    assert next(frames).index == 0
+    frames.close()  # no_thread_stays looks
+
+
+def test_a_failing_sink_ends_the_run_and_the_reader(detector):
+    with pytest.raises(Exception, match=r"null"):
+        run(detector, "test://?size=32x32&frames=0", ["/dev/null/out.jsonl"])
+
+
+def test_a_live_source_gives_the_newest_frame():
+    """A slow consumer of 100 frames a second must skip, and must not fall behind."""
+    frames = read_ahead("test://?size=16x16&fps=100&frames=60&live=1")
+    indices = []
+    for frame in frames:
+        indices.append(frame.index)
+        time.sleep(0.05)
+    assert indices == sorted(indices)
+    assert len(indices) < 40
+    assert max(np.diff(indices)) > 1
+
+
+def test_a_slow_consumer_of_a_file_loses_nothing(tmp_path):
+    write_video(tmp_path / "v.avi", 12)
+    levels = []
+    for frame in read_ahead(tmp_path / "v.avi"):
+        levels.append(int(frame.image.mean()))
+        time.sleep(0.01)
+    np.testing.assert_allclose(levels, [8 * i for i in range(12)], atol=2)
+
+
+def test_infer_raises_what_the_detector_raises(bundle, tmp_path):
+    model = tmp_path / "m.onnx"
+    tiny_model(model)
+    with Detector.load(build(model, frame_size=(64, 64)).path, parallel=2) as fixed, pytest.raises(UsageError):
+        list(infer(fixed, read_ahead("test://?size=32x32&frames=3")))
+
+
+def test_live_sources_get_all_cores_for_one_frame():
+    assert frames_at_once(0) == frames_at_once("rtsp://camera/1") == 1
+    assert frames_at_once("video.mp4") == min(4, cores())
+
+
+def test_summary_of_nothing():
+    assert Summary().fps == 0.0
+    assert Summary().to_json()["latency_ms_p50"] is None
