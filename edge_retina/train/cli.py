@@ -111,7 +111,9 @@ def train_command(**given: Any) -> None:
         def show(step: Step) -> None:
             if step.metrics is not None:
                 facts = "  ".join(f"{name} {value:.3f}" for name, value in step.metrics.items())
-                bar.console.print(f"epoch {step.epoch}  step {step.step}  validation {facts}", highlight=False)
+                bar.console.print(
+                    f"epoch {step.epoch}  step {step.step}  validation {facts}", highlight=False, soft_wrap=True
+                )
             ap = "" if step.ap is None else f"  validation AP {step.ap:.3f}"
             facts = f"step {step.step}  class {step.classification:.3f}  box {step.regression:.3f}{ap}"
             bar.update(task, completed=step.fraction, epoch=step.epoch, facts=facts)
