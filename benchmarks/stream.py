@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+
 from edge_retina import Detector, build, open_source
 from edge_retina.spec import fit_frame
 from edge_retina.stream import frames_at_once, run

@@ -80,7 +80,8 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     tally, sheet = Tally(), _pick(total)
     pictures: list[U8] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Detector.load(bundle.path, parallel=frames_at_once(video)) as detector, Progress(*columns, console=talk) as bar:
+    parallel = frames_at_once(video)
+    with Detector.load(bundle.path, parallel=parallel) as detector, Progress(*columns, console=talk) as bar:
         task = bar.add_task("frames", total=total)
 
         def look(frame: Frame, detections: Detections) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
+
 from edge_retina.rewrite.decode import add_decode
 from edge_retina.rewrite.nms import add_nms
 from edge_retina.spec import DetectorSpec, Geometry, cell_anchors
@@ -78,7 +79,9 @@ class Decoder:
         model = decoder_model(spec, form, opset).SerializeToString()
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, logits: Sequence[F32], deltas: Sequence[F32], geometry: Geometry) -> list[npt.NDArray[np.generic]]:
+    def __call__(
+        self, logits: Sequence[F32], deltas: Sequence[F32], geometry: Geometry
+    ) -> list[npt.NDArray[np.generic]]:
         feed = {f"in_logits_{i}": value for i, value in enumerate(logits)}
         feed |= {f"in_deltas_{i}": value for i, value in enumerate(deltas)}
         feed["in_geometry"] = np.float32(geometry.vector())

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from edge_retina import build
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"

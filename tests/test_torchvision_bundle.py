@@ -22,8 +22,8 @@ SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 64
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_bundle_gives_what_torchvision_gives(name, tmp_path):
-    """Scores to 5e-4 here: ONNX Runtime's Resize and torch's round source coordinates differently in float32, which these
-    random networks amplify. With torch's own resize arithmetic they agree to 1e-4: importer/test_torchvision.py.
+    """Scores to 5e-4 here: ONNX Runtime's Resize and torch's round source coordinates differently in float32, which
+    these random networks amplify. With torch's own resize arithmetic they agree to 1e-4: importer/test_torchvision.py.
     """
     with (
         np.load(FIXTURES / f"{name}.npz") as golden,

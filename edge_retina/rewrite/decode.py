@@ -114,9 +114,9 @@ def _select(
 ) -> tuple[gs.Variable, gs.Variable, gs.Variable]:
     """Best logits of one level, their anchor index and class, each [B, k], best first.
 
-    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first and
-    the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by anchor
-    and class.
+    The k best (anchor, class) pairs lie within the k anchors of best class logit, so a TopK over anchors comes first
+    and the one over pairs is small. The chosen anchors are put back in index order before, so that ties come out by
+    anchor and class.
     """
     classes, anchors = spec.num_classes, cells * per_cell
 
@@ -142,7 +142,8 @@ def _select(
 def _passing(emit: Emitter, spec: DetectorSpec, values: gs.Variable, most: int) -> gs.Variable:
     """How many of `values` [B, n] may pass the threshold, in the image with most of them: int64 [1], 0..most.
 
-    Counted a little below the threshold, for a logit and its float32 sigmoid may round apart; the exact test comes last.
+    Counted a little below the threshold, for a logit and its float32 sigmoid may round apart; the exact test comes
+    last.
     """
     low = math.log(spec.score_threshold / (1 - spec.score_threshold)) if 0 < spec.score_threshold < 1 else -math.inf
     if spec.score_threshold == 1:

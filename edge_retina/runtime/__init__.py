@@ -60,14 +60,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_runtime(
-    bundle: Bundle, target: str = "auto", *, threads: int | None = None, parallel: int = 1
-) -> Runtime:
+def open_runtime(bundle: Bundle, target: str = "auto", *, threads: int | None = None, parallel: int = 1) -> Runtime:
     """Load a bundle into a runtime.
 
     target: one of TARGETS; "auto" is ONNX Runtime, the only one yet. threads: CPU threads, None for all cores.
-    parallel: frames worked on at once; 1 gives a frame's result soonest, more give more frames a second (the threads are
-    shared out among them). Raises UsageError, RuntimeFailure, BundleError.
+    parallel: frames worked on at once; 1 gives a frame's result soonest, more give more frames a second (the threads
+    are shared out among them). Raises UsageError, RuntimeFailure, BundleError.
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}")

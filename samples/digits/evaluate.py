@@ -3,8 +3,8 @@
     python samples/digits/evaluate.py                                      # the bundle, on any CPU
     python samples/digits/evaluate.py --checkpoint runs/main/digits.pt     # and PyTorch; writes torch.npz
 
-torch.npz holds the PyTorch model's own detections on every test scene and the sha256 of the ONNX they belong to; the tests hold
-the bundle against it where no PyTorch is installed.
+torch.npz holds the PyTorch model's own detections on every test scene and the sha256 of the ONNX they belong to; the
+tests hold the bundle against it where no PyTorch is installed.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rich.progress import track
+
 from edge_retina import Detector, build
 from edge_retina.evaluate import average_precision, read_coco
-from rich.progress import track
 
 HERE = Path(__file__).resolve().parent
 MODEL, TEST, TORCH = HERE / "digits.onnx", HERE / "test", HERE / "torch.npz"
@@ -40,6 +41,7 @@ def bundle_results(model: Path = MODEL, scenes: Path = TEST) -> list[dict[str, A
 def torch_results(checkpoint: Path, scenes: Path = TEST) -> list[dict[str, Any]]:
     """COCO result rows of the PyTorch model of a checkpoint, with its own post-processing."""
     import torch
+
     from edge_retina.train.data import load_coco
     from edge_retina.train.model import PRESETS, RetinaNet, make_spec
     from edge_retina.train.predict import coco_results

@@ -2,8 +2,8 @@
 
     python samples/digits/scenes.py pan
 
-Writes pan.mp4 (640x480, 25 frames/s, H.264) and pan.json: per frame the boxes (xyxy, frame pixels) and names of all digits
-of which at least 60 % of the box can be seen. Seeded; test-side digits and photographs only.
+Writes pan.mp4 (640x480, 25 frames/s, H.264) and pan.json: per frame the boxes (xyxy, frame pixels) and names of all
+digits of which at least 60 % of the box can be seen. Seeded; test-side digits and photographs only.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """Count what is in a folder of pictures, in batches.
 
+Type:
+
     python samples/robot/count.py demo-out/digits.edge samples/digits/test
 """
 

@@ -10,11 +10,12 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from decoder import Decoder, decoder_model, heads_graph, make_spec, random_heads
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edge_retina import boxes
 from edge_retina.rewrite.decode import CANDIDATES, add_decode, call_attributes, find_function
 from edge_retina.spec import DetectorSpec, Geometry, cell_anchors
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 PLAIN = Geometry((64, 64), (64, 64), (0, 0))
 
@@ -24,11 +25,10 @@ def decoder(spec: DetectorSpec, form: str = "operator", opset: int = 18) -> Deco
     return Decoder(spec, form, opset)
 
 
-def assert_agree(spec: DetectorSpec, logits, deltas, geometry: Geometry = PLAIN, form: str = "operator", opset: int = 18):
+def assert_agree(spec: DetectorSpec, logits, deltas, geometry: Geometry = PLAIN, form="operator", opset=18):
     """Row for row: same labels and order, boxes within 1/1000 pixel."""
     found_boxes, scores, labels, count = decoder(spec, form, opset)(logits, deltas, geometry)
-    assert found_boxes.dtype == np.float32 and scores.dtype == np.float32
-    assert labels.dtype == np.int32 and count.dtype == np.int32
+    assert [v.dtype for v in (found_boxes, scores, labels, count)] == [np.float32, np.float32, np.int32, np.int32]
     for row in range(len(count)):
         wanted = boxes.detect([v[row] for v in logits], [v[row] for v in deltas], spec, geometry)
         n = int(count[row])
@@ -36,7 +36,9 @@ def assert_agree(spec: DetectorSpec, logits, deltas, geometry: Geometry = PLAIN,
         np.testing.assert_array_equal(labels[row, :n], wanted[2])
         np.testing.assert_allclose(found_boxes[row, :n], wanted[0], atol=1e-3)
         np.testing.assert_allclose(scores[row, :n], wanted[1], atol=1e-6)
-        assert (found_boxes[row, n:] == 0).all() and (scores[row, n:] == 0).all() and (labels[row, n:] == -1).all()
+        assert (found_boxes[row, n:] == 0).all()
+        assert (scores[row, n:] == 0).all()
+        assert (labels[row, n:] == -1).all()
     return int(count.sum())
 
 
@@ -58,7 +60,7 @@ def test_one_detection_worked_by_hand():
     width, height = 8 * 2**0.5, 8 / 2**0.5
     centre_x, centre_y = 3 * 8 + 0.5 * width, 2 * 8
     assert count.tolist() == [1]
-    assert labels[0, 0] == 2 and scores[0, 0] == 0.5
+    assert (labels[0, 0], scores[0, 0]) == (2, 0.5)
     by_hand = [centre_x - width / 2, centre_y - height, centre_x + width / 2, centre_y + height]
     np.testing.assert_allclose(found[0, 0], by_hand, atol=1e-4)
 
@@ -159,7 +161,8 @@ def test_infinite_logits_and_nan_deltas_do_not_spread():
     deltas[0][0, 0, 0, 0] = np.nan
     found, scores, _, count = decoder(spec)(logits, deltas, PLAIN)
     assert count.tolist() == [2]
-    assert scores[0, 0] == 1.0 and np.isfinite(found[0, 1]).all()
+    assert scores[0, 0] == 1.0
+    assert np.isfinite(found[0, 1]).all()
 
 
 @pytest.mark.parametrize("form", ["operator", "fixpoint"])
@@ -201,7 +204,8 @@ def test_call_attributes_survive_export_and_import():
     for name, value in wanted.items():
         np.testing.assert_allclose(call.attrs[name], value, rtol=1e-6)
     function = find_function(graph)
-    assert function is not None and set(function.attrs) == set(wanted)
+    assert function is not None
+    assert set(function.attrs) == set(wanted)
 
 
 def test_spec_of_another_shape_is_noticed():

@@ -9,11 +9,12 @@ import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
 from decoder import make_spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edge_retina.rewrite.frame_input import add_frame_input
 from edge_retina.rewrite.heads import TRUNK_INPUT
 from edge_retina.spec import DetectorSpec, fit_frame
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 RULES = {
     "letterbox": {},
@@ -34,7 +35,8 @@ def trunk_graph(spec: DetectorSpec, opset: int = 18) -> gs.Graph:
     """A trunk that hands its input through, so that the preprocessed picture can be seen."""
     given = gs.Variable(TRUNK_INPUT, np.float32, ["batch", 3, *spec.input_size])
     out = gs.Variable("seen", np.float32, ["batch", 3, *spec.input_size])
-    return gs.Graph([gs.Node("Identity", "trunk", inputs=[given], outputs=[out])], [given], [out], opset=opset, ir_version=8)
+    trunk = gs.Node("Identity", "trunk", inputs=[given], outputs=[out])
+    return gs.Graph([trunk], [given], [out], opset=opset, ir_version=8)
 
 
 def session(spec: DetectorSpec, frame: tuple[int, int] | None, opset: int = 18) -> ort.InferenceSession:
@@ -75,7 +77,7 @@ def test_the_network_sees_what_opencv_would_make(rule, size, opset):
 @settings(max_examples=80, deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from(sorted(RULES)))
 def test_the_graph_and_fit_frame_agree_on_every_size(height, width, rule):
-    """Both count in integers, so equal means equal. Frames of one pixel a side would not fit memory here: shapes only."""
+    """Both count in integers, so equal means equal. Frames of such sizes would not fit memory here: shapes only."""
     spec = frame_spec(**RULES[rule])
     fit = fit_frame(spec, height, width)
     assert all(1 <= c <= n for c, n in zip(fit.content, spec.input_size, strict=True))

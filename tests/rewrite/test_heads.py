@@ -1,4 +1,4 @@
-"""The heads pass: what lies outside trunk and heads goes, names and batch axis are ours, a second run changes nothing."""
+"""The heads pass: what lies outside trunk and heads goes, names and batch axis are ours, a second run is idle."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def test_a_whole_export_loses_its_transform_and_post_processing():
     assert not operators & {"NonMaxSuppression", "If", "NonZero", "TopK"}
     model = gs.export_onnx(source.graph)
     onnx.checker.check_model(model, full_check=True)
-    assert [d.dim_value or d.dim_param for d in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3, 192, 320]
+    dimensions = model.graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value or d.dim_param for d in dimensions] == ["batch", 3, 192, 320]
 
 
 def test_a_name_of_ours_that_the_user_took_is_given_another(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 import pytest
 from decoder import decoder_model, heads_graph, make_spec
+
 from edge_retina.errors import ModelError, UsageError
 from edge_retina.rewrite.decode import add_decode
 from edge_retina.rewrite.nms import OUTPUTS, add_nms
