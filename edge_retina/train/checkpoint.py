@@ -118,7 +118,8 @@ def _replace(target: Path, write: Callable[[Path], object]) -> None:
 def resume(run: Run, options: TrainOptions, labels: list[str], device: torch.device) -> None:
     """Put the run, fresh from new_run, where its checkpoint stands.
 
-    With another batch size or number of processes it goes on from about the same image of the same epoch.
+    With another batch size or number of processes it goes on from about the same image of the same epoch; with another
+    input size, which a fully convolutional network takes, it is finished at that (large at the end saves time).
     Raises InputError when there is no checkpoint or something else, UsageError when it is another model's.
     """
     path = options.checkpoint
@@ -126,9 +127,9 @@ def resume(run: Run, options: TrainOptions, labels: list[str], device: torch.dev
         raise InputError(f"{path}: no checkpoint to resume from; leave out --resume")
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        found = (state["preset"], state["labels"], tuple(state["size"]), state.get("optimizer_name", "adamw"))
-        if found != (options.preset, labels, options.size, options.optimizer):
-            raise UsageError(f"{path}: made for another model, label set, size or optimizer; leave out --resume")
+        found = (state["preset"], state["labels"], state.get("optimizer_name", "adamw"))
+        if found != (options.preset, labels, options.optimizer):
+            raise UsageError(f"{path}: made for another model, label set or optimizer; leave out --resume")
         run.model.load_state_dict(state["model"])
         run.ema.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
