@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge_retina import errors, project
+from edge_retina.console import Results
 from edge_retina.demo import demo_command
 from edge_retina.train.cli import train_command
 
@@ -44,16 +45,6 @@ class _Commands(click.Group):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             if not isinstance(exc, BrokenPipeError):
                 raise errors.OutputError(f"cannot write to stdout: {exc.strerror or exc}; check disk space") from exc
-
-
-class _Results(Console):
-    """stdout for tables: a label in [brackets] is no markup, and a reader who has gone is an error like others."""
-
-    def __init__(self) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False)
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.split("\n\n")[1])
@@ -269,7 +260,7 @@ def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool
     table = Table("field", "value", "origin", title=f"{file} ({facts['kind']})", title_justify="left")
     for row in rows(spec):
         table.add_row(*row)
-    _Results().print(table)
+    Results().print(table)
     if facts["kind"] == "onnx":
         heads = facts["heads"]
         click.echo(f"heads from {heads['input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")

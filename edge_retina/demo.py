@@ -61,6 +61,7 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     from rich.table import Table
 
     from edge_retina.build import build
+    from edge_retina.console import Results
     from edge_retina.detector import Detector
     from edge_retina.draw import draw
     from edge_retina.stream import frames_at_once, run
@@ -101,7 +102,7 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     there, found, false = (sum(counts.values()) for counts in (tally.there, tally.found, tally.false))
     table.add_section()
     table.add_row("all", str(there), str(found), str(there - found), str(false))
-    result = Console(highlight=False)
+    result = Results()
     result.print(table)
     result.print(_speed(summary))
     for name, what in (("pan.mp4", "annotated video"), ("pan.jsonl", "detections"), ("contact-sheet.png", "picture")):

@@ -16,7 +16,7 @@ ROOT = Path(edge_retina.__file__).parent
 # A module, or a package with all that is in it, imports from layers below its own; inside a package as it likes.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"drafts", "project", "spec", "types"},
+    {"console", "drafts", "project", "spec", "types"},
     {"boxes", "bundle", "draw", "evaluate", "images", "pattern", "window"},
     {"importer", "runtime", "video"},
     {"rewrite", "sinks", "sources"},
@@ -39,7 +39,7 @@ PACKAGES: dict[str, set[str]] = {
     "onnxruntime": {"importer", "runtime"},
     "onnxscript": {"train"},
     "pycuda": {"runtime/cuda.py"},
-    "rich": {"cli", "demo", "train"},
+    "rich": {"cli", "console", "demo", "train"},
     "supervision": {"types"},
     "tomli": {"project"},
     "torch": {"train"},
