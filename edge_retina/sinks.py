@@ -274,9 +274,7 @@ _FILE_SINKS: dict[str, Callable[[Path, float], Sink]] = {
 
 def _protect_source(frame: Frame, target: Path) -> None:
     """Raise OutputError where writing `target` would replace the image or video that is being read."""
-    source = unquote(frame.source.removeprefix("file://")) if frame.source.startswith("file://") else frame.source
-    origins = [source, os.path.join(source, frame.name), os.path.join(os.path.dirname(source), frame.name)]
-    if target.is_file() and any(os.path.isfile(origin) and os.path.samefile(origin, target) for origin in origins):
+    if frame.path and target.is_file() and os.path.isfile(frame.path) and os.path.samefile(frame.path, target):
         raise OutputError(f"{target} is the source itself and would be lost; write to another folder or name")
 
 

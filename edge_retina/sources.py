@@ -65,12 +65,14 @@ class SourceInfo:
     live: True for a camera or network stream. fps: frames per second, 0.0 where unknown.
     shape: (H, W) in pixels, None where unknown.
     frames: how many by the container's own account, None where unknown or endless.
+    paths: the video file or still images that will be read.
     """
 
     live: bool
     fps: float = 0.0
     shape: tuple[int, int] | None = None
     frames: int | None = None
+    paths: tuple[str, ...] = ()
 
 
 def probe(uri: Uri) -> SourceInfo:
@@ -83,7 +85,7 @@ def probe(uri: Uri) -> SourceInfo:
         return SourceInfo(live=True)
     kind, paths = _resolve(location)
     if kind == "images":
-        return SourceInfo(live=False, frames=len(paths))
+        return SourceInfo(live=False, frames=len(paths), paths=tuple(paths))
     video = _open_video(location)
     try:
         fps, height, width, frames = (
@@ -93,7 +95,7 @@ def probe(uri: Uri) -> SourceInfo:
     finally:
         video.release()
     shape = (int(height), int(width)) if height >= 1 and width >= 1 else None
-    return SourceInfo(False, fps if fps > 0 else 0.0, shape, int(frames) if frames >= 1 else None)
+    return SourceInfo(False, fps if fps > 0 else 0.0, shape, int(frames) if frames >= 1 else None, (location,))
 
 
 def is_live(uri: Uri) -> bool:
@@ -177,7 +179,7 @@ def _file(location: str, label: str) -> Frames:
 
 def _images(paths: Sequence[str], label: str) -> Frames:
     for index, path in enumerate(paths):
-        yield Frame(read_image(path), index, 0, label, os.path.basename(path))
+        yield Frame(read_image(path), index, 0, label, os.path.basename(path), path=path)
 
 
 def _open_capture(location: str | int, backend: int, failure: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
@@ -220,7 +222,7 @@ def _video(path: str, label: str) -> Frames:
             if not position_ms > 0:  # 0, NaN or negative: the container does not know
                 position_ms = index * 1000 / fps if fps > 0 else 0.0
             timestamp_ns = max(timestamp_ns, round(position_ms * 1_000_000))
-            yield Frame(to_bgr8(image), index, timestamp_ns, label)
+            yield Frame(to_bgr8(image), index, timestamp_ns, label, path=path)
             index += 1
         if index == 0:
             raise InputError(f"{path}: wanted a video, found no frame that decodes; copy or encode it again")

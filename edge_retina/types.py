@@ -29,7 +29,7 @@ class Frame:
     image: uint8 (H, W, 3), BGR, C-contiguous. index: 0-based position in its source.
     timestamp_ns: for live sources the monotonic clock at capture, for files the position in the file.
     source: the URI it came from, passwords removed. name: file name of a still image, else "".
-    live: True for a camera or network stream.
+    live: True for a camera or network stream. path: the still image or video file it was read from, else "".
     """
 
     image: U8
@@ -38,6 +38,7 @@ class Frame:
     source: str = ""
     name: str = ""
     live: bool = False
+    path: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -359,6 +359,18 @@ def test_folder_of_the_source_is_protected(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("pattern", ["*/*.png", "**/*.png", "?/p*"])
+def test_a_folder_of_a_deep_glob_is_protected(tmp_path: Path, pattern: str) -> None:
+    # Once the path was put together from the URI, and g/a/p.png was lost.
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "p.png"), np.zeros((4, 4, 3), np.uint8))
+    before = (tmp_path / "a" / "p.png").read_bytes()
+    with pytest.raises(OutputError, match="is the source itself"), open_sink(tmp_path / "a") as sink:
+        sink.write(next(open_source(f"{tmp_path}/{pattern}")), none((4, 4)))
+    assert files(tmp_path / "a") == ["p.png"]
+    assert (tmp_path / "a" / "p.png").read_bytes() == before
+
+
 def test_second_run_replaces_the_first(tmp_path: Path) -> None:
     for value in (10, 200):
         with open_sink(tmp_path / "out") as sink:

@@ -233,8 +233,9 @@ def test_every_frame_of_a_video(tmp_path: Path, name: str, fourcc: str, captures
     for frame in frames:
         assert abs(int(frame.image[20, 30, 0]) - (20 + 12 * frame.index)) < 6  # half a step of shade()
         assert (frame.image.shape, frame.name, frame.live, frame.source) == ((48, 64, 3), "", False, str(path))
+        assert frame.path == str(path)
     assert captures == ["open", "release"]
-    assert probe(path) == SourceInfo(live=False, fps=12.5, shape=(48, 64), frames=6)
+    assert probe(path) == SourceInfo(live=False, fps=12.5, shape=(48, 64), frames=6, paths=(str(path),))
 
 
 def test_early_close_releases(tmp_path: Path, captures: list[str]) -> None:
@@ -396,5 +397,7 @@ def test_file_behind_http_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probe_of_images_and_live_sources(photos: Path) -> None:
-    assert probe(photos) == SourceInfo(live=False, frames=3)
+    paths = tuple(frame.path for frame in open_source(photos))
+    assert [os.path.dirname(path) for path in paths] == [str(photos)] * 3
+    assert probe(photos) == SourceInfo(live=False, frames=3, paths=paths)
     assert probe(0) == probe("rtsp://host/x") == SourceInfo(live=True)
