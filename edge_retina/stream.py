@@ -12,8 +12,11 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
+from urllib.parse import unquote
 
 from edge_retina.detector import Detector
+from edge_retina.errors import OutputError, UsageError
+from edge_retina.images import IMAGE_SUFFIXES
 from edge_retina.runtime import cores
 from edge_retina.sinks import StopStream, open_sink
 from edge_retina.sources import is_live, open_source, probe
@@ -154,6 +157,29 @@ class Summary:
         }
 
 
+def _check_outs(outs: Sequence[str | os.PathLike[str]], sources: Sequence[str]) -> None:
+    """Raise UsageError for two outs in one place, OutputError for one that would replace a file yet to be read.
+
+    A folder counts when a picture of the source lies in it, for results bear the names of their pictures.
+    """
+    read = {os.path.realpath(path) for path in sources}
+    pictures = [path for path in sources if path.lower().endswith(IMAGE_SUFFIXES)]
+    # The folder where a link lies, and the one it leads to.
+    read |= {os.path.realpath(os.path.dirname(path)) for path in pictures}
+    read |= {os.path.dirname(os.path.realpath(path)) for path in pictures}
+    places = set()
+    for out in outs:
+        text = os.fspath(out)
+        scheme, separator, location = text.partition("://")
+        is_file = scheme == "file" if separator else text != "-"
+        place = os.path.realpath(unquote(location) if separator else text) if is_file else text
+        if place in places:
+            raise UsageError(f"{out}: two outs would write to the same place; leave one out, or give it another name")
+        if is_file and place in read:
+            raise OutputError(f"{out} is or holds the source itself, which would be lost; use another folder or name")
+        places.add(place)
+
+
 def run(
     detector: Detector,
     source: str | int | os.PathLike[str],
@@ -170,6 +196,7 @@ def run(
     """
     summary = Summary()
     info = probe(source)
+    _check_outs(outs, info.paths)
     with ExitStack() as stack:
         sinks = [stack.enter_context(open_sink(out, fps=info.fps or 30.0)) for out in outs]
         frames = stack.enter_context(closing(read_ahead(source, max_frames=max_frames)))
