@@ -117,14 +117,23 @@ def infer(detector: Detector, frames: Iterable[Frame]) -> Generator[tuple[Frame,
         return
     pool = ThreadPoolExecutor(parallel, "edge-retina-infer")
     flying: deque[Future[tuple[Frame, Detections, float]]] = deque()
+    failure: Exception | None = None
     try:
-        for frame in frames:
-            flying.append(pool.submit(timed, frame))
+        source = iter(frames)
+        while failure is None:
+            try:
+                flying.append(pool.submit(timed, next(source)))
+            except StopIteration:
+                break
+            except Exception as exc:  # after the results of the frames before it
+                failure = exc
             # One more than can run, so that no worker waits while a result is written.
             if len(flying) > parallel:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
+        if failure is not None:
+            raise failure
     finally:
         pool.shutdown(cancel_futures=True)
 

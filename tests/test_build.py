@@ -90,6 +90,22 @@ def test_the_bundle_would_replace_the_model(model: Path) -> None:
     assert model.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [b"mine", b"PK\x03\x04", b"PK\x03\x04" + b"\0" * 26 + b"other.json"])
+def test_the_bundle_would_replace_something_else(model: Path, content: bytes) -> None:
+    (model.parent / "out").write_bytes(content)
+    with pytest.raises(UsageError, match="is there and is no bundle; choose another name with -o"):
+        build(model, model.parent / "out")
+    assert (model.parent / "out").read_bytes() == content
+
+
+def test_a_folder_to_write_into(model: Path) -> None:
+    (model.parent / "is there").mkdir()
+    (model.parent / "empty.edge").touch()
+    for out, wanted in (("is there", "is there/m.edge"), ("new/", "new/m.edge"), ("empty.edge", "empty.edge")):
+        for _ in range(2):  # a bundle gives way to the next
+            assert build(model, f"{model.parent}/{out}").path == model.parent / wanted
+
+
 def test_labels_that_do_not_fit(model: Path) -> None:
     with pytest.raises(SpecError, match="wants logits of level 0 as an output"):
         build(model, overrides={"labels": ["one", "two"]})
@@ -266,3 +282,17 @@ def test_loading_what_is_no_bundle(model: Path) -> None:
         Detector.load(model)
     with pytest.raises(UsageError, match="unknown target 'npu'; use one of auto, ort"):
         Detector.load(build(model).path, target="npu")
+
+
+def test_a_model_that_mixes_its_batch_takes_single_frames_only(tmp_path: Path) -> None:
+    """Told by its heads: noise gives no detections that could differ."""
+    model, _ = tiny_model(spec_overrides={"score_threshold": 0.99})
+    first = model.graph.node[0]
+    mean = helper.make_node("ReduceMean", [first.input[0]], ["whole_batch"], keepdims=1)
+    centred = helper.make_node("Sub", [first.input[0], "whole_batch"], ["centred"])
+    for node in model.graph.node:
+        node.input[:] = ["centred" if name == "images" else name for name in node.input]
+    model.graph.node.insert(0, centred)
+    model.graph.node.insert(0, mean)
+    onnx.save(model, tmp_path / "m.onnx")
+    assert build(tmp_path / "m.onnx").manifest.batch_max == 1

@@ -203,3 +203,13 @@ def test_live_sources_get_all_cores_for_one_frame():
 def test_summary_of_nothing():
     assert Summary().fps == 0.0
     assert Summary().to_json()["latency_ms_p50"] is None
+
+
+def test_frames_before_a_fault_are_written(detector, tmp_path):
+    """Whatever is worked on at once: eight good pictures and then a broken one give eight lines."""
+    for i in range(8):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), np.full((48, 64, 3), 9 * i, np.uint8))
+    (tmp_path / "9.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"9\.png"):
+        run(detector, tmp_path, [tmp_path / "out.jsonl"])
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 8

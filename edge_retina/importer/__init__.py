@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -43,8 +42,8 @@ class Source:
 def load_onnx(path: Path) -> Source:
     """Read and check an ONNX file.
 
-    Raises ModelError: missing, not ONNX, truncated, over 2 GiB, external data missing, NaN or infinite weights,
-    an opset that cannot be converted.
+    Raises ModelError: missing, not ONNX, truncated, over 2 GiB, external data missing, an opset that cannot be
+    converted.
     """
     data = _read(path)
     if data[:4] == b"PK\x03\x04":
@@ -63,8 +62,6 @@ def load_onnx(path: Path) -> Source:
     digest = hashlib.sha256(data)
     for tensor in outside:
         digest.update(tensor.raw_data)
-    for tensor in model.graph.initializer:
-        _check_weights(path, tensor)
     try:
         onnx.checker.check_model(model)
         opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
@@ -88,17 +85,6 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
         raise ModelError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
-
-
-def _check_weights(path: Path, tensor: onnx.TensorProto) -> None:
-    if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
-        return
-    try:
-        values = onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError) as exc:
-        raise ModelError(f"{path}: weight {tensor.name!r} is malformed: {_first(exc)}") from exc
-    if not np.isfinite(values).all():
-        raise ModelError(f"{path}: weight {tensor.name!r} holds NaN or infinity; export a checkpoint from before that")
 
 
 def _first(exc: BaseException) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_graphsurgeon as gs
 
+from edge_retina.errors import ModelError
 from edge_retina.importer import Imported
 from edge_retina.rewrite.decode import add_decode
 from edge_retina.rewrite.frame_input import add_frame_input
@@ -13,6 +14,8 @@ from edge_retina.rewrite.nms import add_nms
 
 __all__ = ["rewrite"]
 
+_LEAST_IR = 8
+
 
 def rewrite(
     graph: gs.Graph, found: Imported, frame: tuple[int, int] | None = None, nms: str = "operator"
@@ -20,12 +23,19 @@ def rewrite(
     """The whole detector as one checked ONNX model: `frames` in; boxes, scores, labels, count out.
 
     frame: (H, W) when every frame has that size, None for any. nms: one of rewrite.nms.FORMS. `graph` is used up.
+    Raises ModelError, also when the result is no valid ONNX.
     """
     cut_heads(graph, found)
     add_frame_input(graph, found.spec, frame)
     add_decode(graph, found.spec, static=nms == "fixpoint")
     add_nms(graph, found.spec, nms)
     graph.name = "edge_retina"
+    # Local functions need 8; below 4 initializers would have to be inputs.
+    graph.ir_version = max(_LEAST_IR, graph.ir_version or _LEAST_IR)
     model: onnx.ModelProto = gs.export_onnx(graph)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as exc:
+        reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+        raise ModelError(f"the rewritten graph is not valid ONNX; please report this model: {reason}") from exc
     return model

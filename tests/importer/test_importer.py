@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
 from edge_retina.importer import import_model, load_onnx
+from edge_retina.rewrite.heads import cut_heads
 from edge_retina.spec import METADATA_KEY, REQUIRED
 
 
@@ -137,22 +138,24 @@ def test_any_damaged_byte_is_a_model_or_a_model_error(
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_not_finite(tmp_path: Path, value: float) -> None:
     path = save(with_weight(tiny_model()[0], "boxes.weight", spoil(value)), tmp_path / "m.onnx")
+    source = load_onnx(path)
     with pytest.raises(ModelError, match=r"weight 'boxes\.weight' holds NaN or infinity; export a checkpoint"):
-        load_onnx(path)
+        cut_heads(source.graph, import_model(source))
 
 
 def test_a_half_weight_that_is_not_finite(tmp_path: Path) -> None:
     path = save(
         with_weight(tiny_model()[0], "stem.bias", lambda a: a.astype(np.float16) + np.float16(np.inf)), tmp_path / "m"
     )
+    source = load_onnx(path)
     with pytest.raises(ModelError, match="holds NaN or infinity"):
-        load_onnx(path)
+        cut_heads(source.graph, import_model(source))
 
 
 def test_a_weight_with_too_few_bytes(tmp_path: Path) -> None:
     model, _ = tiny_model()
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
-    with pytest.raises(ModelError, match=r"'stem\.weight' is malformed"):
+    with pytest.raises(ModelError, match=r"stem\.weight.*too small"):
         load_onnx(save(model, tmp_path / "m.onnx"))
 
 

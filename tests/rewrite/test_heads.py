@@ -73,20 +73,94 @@ def test_a_whole_export_loses_its_transform_and_post_processing():
     assert [d.dim_value or d.dim_param for d in dimensions] == ["batch", 3, 192, 320]
 
 
-def test_a_name_of_ours_that_the_user_took_is_given_another(tmp_path):
-    """The user's graph may have a tensor called images or logits_0 somewhere inside."""
-    tiny_model(tmp_path / "m.onnx")
-    model = onnx.load(tmp_path / "m.onnx")
-    inner = next(n for n in model.graph.node if n.op_type == "Relu")
-    old = inner.output[0]
+def rename(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
     for node in model.graph.node:
-        node.input[:] = ["deltas_0" if name == old else name for name in node.input]
-        node.output[:] = ["deltas_0" if name == old else name for name in node.output]
-    if any(o.name == "deltas_0" for o in model.graph.output):
-        pytest.skip("the tiny model names its heads so itself")
-    onnx.save(model, tmp_path / "m.onnx")
+        node.input[:] = [new if name == old else name for name in node.input]
+        node.output[:] = [new if name == old else name for name in node.output]
+    for values in (model.graph.input, model.graph.output, model.graph.initializer, model.graph.value_info):
+        for value in values:
+            value.name = new if value.name == old else value.name
+    return model
+
+
+def built(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    onnx.save(model, folder / "m.onnx")
+    source = load_onnx(folder / "m.onnx")
+    return rewrite(source.graph, import_model(source))
+
+
+def detections(model: onnx.ModelProto) -> list[np.ndarray]:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"frames": np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)})
+
+
+@pytest.mark.parametrize(
+    "name", ["boxes", "scores", "labels", "count", "frames", "geometry", "deltas_0", "frame/cast_0"]
+)
+@pytest.mark.parametrize("old", ["stem.relu", "stem.weight"])
+def test_a_name_of_ours_that_the_user_took_makes_no_difference(tmp_path, old, name):
+    wanted = detections(built(tiny_model()[0], tmp_path))
+    for ours, theirs in zip(detections(built(rename(tiny_model()[0], old, name), tmp_path)), wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_fresh_model_that_uses_our_names_is_cut_all_the_same(tmp_path):
+    """Its batch of 1 must become free, though inputs and outputs are called as ours."""
+    model = tiny_model()[0]
+    for kind in ("logits", "deltas"):
+        for level in (0, 1):
+            rename(model, f"{kind}_{level + 3}", f"{kind}_{level}")
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(onnx.shape_inference.infer_shapes(model), tmp_path / "m.onnx")
     source = load_onnx(tmp_path / "m.onnx")
-    onnx.checker.check_model(rewrite(source.graph, import_model(source)), full_check=True)
+    assert cut_heads(source.graph, import_model(source)) > 0
+    assert source.graph.inputs[0].shape[0] == "batch"
+
+
+def test_a_half_precision_model_gets_casts_at_its_ends(tmp_path):
+    model = tiny_model()[0]
+    for weight in model.graph.initializer:
+        weight.CopyFrom(
+            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight).astype(np.float16), weight.name)
+        )
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    half, full = (detections(built(m, tmp_path)) for m in (model, tiny_model()[0]))
+    assert abs(int(half[3][0]) - int(full[3][0])) <= 2
+    np.testing.assert_allclose(half[1][0, :5], full[1][0, :5], atol=5e-3)
+
+
+def test_initializers_that_are_inputs_too(tmp_path):
+    """As IR version 3 wants it and keep_initializers_as_inputs=True does."""
+    model = tiny_model(opset=17)[0]
+    model.ir_version = 3
+    for w in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(w.name, w.data_type, list(w.dims)))
+    assert built(model, tmp_path).ir_version >= 8
+
+
+def test_heads_that_need_another_input_are_refused(tmp_path):
+    model = tiny_model()[0]
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    model.graph.input.append(onnx.helper.make_tensor_value_info("im_info", onnx.TensorProto.FLOAT, [1]))
+    added = onnx.helper.make_node("Mul", [relu.output[0], "im_info"], ["scaled"])
+    for node in model.graph.node:
+        node.input[:] = ["scaled" if name == relu.output[0] else name for name in node.input]
+    model.graph.node.insert(list(model.graph.node).index(relu) + 1, added)
+    with pytest.raises(ModelError, match=r"more than 'images': im_info"):
+        built(model, tmp_path)
+
+
+def test_infinity_in_what_is_cut_off_is_nobodys_business(tmp_path):
+    model = tiny_model()[0]
+    head = model.graph.output[0]
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(-np.inf, np.float32), "lowest"))
+    model.graph.node.append(onnx.helper.make_node("Max", [head.name, "lowest"], ["after"]))
+    after = model.graph.output.add()
+    after.CopyFrom(head)
+    after.name = "after"
+    built(model, tmp_path)
 
 
 @pytest.mark.parametrize("frame", [None, (48, 80)])
