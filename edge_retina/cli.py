@@ -97,13 +97,15 @@ def _size(_: click.Context, option: click.Parameter, value: str | None) -> tuple
 
 
 def _read_spec(path: str | None) -> dict[str, Any]:
-    """Fields of a spec file."""
+    """Fields of a spec file, or of the spec in what `inspect --json` wrote."""
     if path is None:
         return {}
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise errors.SpecError(f"{path}: wanted a spec as JSON, found: {exc}") from exc
+    if isinstance(data, dict) and "spec" in data:
+        data = data["spec"]
     if not isinstance(data, dict):
         raise errors.SpecError(f"{path}: wanted a JSON object of spec fields, found {type(data).__name__}")
     return data
@@ -111,7 +113,7 @@ def _read_spec(path: str | None) -> dict[str, Any]:
 
 @cli.command()
 @click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(path_type=Path), help="The bundle to write [model name with .edge].")
+@click.option("-o", "--out", type=click.Path(), help="The bundle to write, or its folder/ [model name with .edge].")
 @click.option("--int8", is_flag=True, help="Quantize to INT8.")
 @click.option("--fp16", is_flag=True, help="Run the trunk in FP16.")
 @click.option("--calib", metavar="SRC", help="Calibration images for --int8: folder, glob or video.")
@@ -120,7 +122,7 @@ def _read_spec(path: str | None) -> dict[str, Any]:
 @click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
 def build(
     model: Path | None,
-    out: Path | None,
+    out: str | None,
     int8: bool,
     fp16: bool,
     calib: str | None,
@@ -133,6 +135,7 @@ def build(
     Without MODEL: the one that edge-retina.toml names, else the only *.onnx in this folder.
     """
     from edge_retina.build import build as build_bundle
+    from edge_retina.build import bundle_path
 
     if int8 and fp16:
         raise errors.UsageError("--int8 and --fp16 exclude each other; INT8 graphs hold their remainder in FP16")
@@ -140,12 +143,14 @@ def build(
     known = project.read_project(folder)
     path = model or project.find_model(folder, known)
     # Labels, precision and bundle of the project are those of its own model, not of whatever else is built here.
-    ours = known if known is not None and _is_model_of(known, model) else project.Project()
+    ours = known if known is not None and project.owns(folder, known, path) else project.Project()
     precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
+    if calib is not None and precision != "int8":
+        raise errors.UsageError("--calib: calibration goes with --int8, which is not there yet; leave out --calib")
     overrides = _read_spec(spec_path)
     if ours.labels:
         overrides.setdefault("labels", list(ours.labels))
-    target = out or ours.bundle or path.with_suffix(".edge")
+    target = bundle_path(path, out or ours.bundle)
     with Console(stderr=True).status("") as status:
         bundle = build_bundle(
             path,
@@ -167,11 +172,6 @@ def build(
 
 def _talk(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _is_model_of(known: project.Project, model: Path | None) -> bool:
-    """Whether the model to build, None for the one found in the folder, is the project's."""
-    return model is None or (known.model is not None and known.model.resolve() == model.resolve())
 
 
 def _offer_project(folder: Path, new: project.Project) -> None:
@@ -253,6 +253,8 @@ def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool
     from edge_retina.spec import DetectorSpec
 
     facts = inspect_file(file, family=family, overrides=_read_spec(spec_path))
+    if facts["kind"] == "bundle" and (family is not None or spec_path is not None):
+        raise errors.UsageError(f"{file}: --family and --spec apply to an ONNX only; leave them out for a bundle")
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return

@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["FILE", "Project", "find_bundle", "find_model", "read_project", "write_project"]
+__all__ = ["FILE", "Project", "find_bundle", "find_model", "owns", "read_project", "write_project"]
 
 FILE = "edge-retina.toml"
 _PRECISIONS = ("fp32", "fp16", "int8")
@@ -102,6 +102,13 @@ def find_model(folder: Path, project: Project | None) -> Path:
     if project is not None and project.model is not None:
         return project.model
     return _only(folder, ".onnx", "model", "run: edge-retina build MODEL.onnx")
+
+
+def owns(folder: Path, project: Project, model: Path) -> bool:
+    """Whether a model is the one that `find_model` gives for the project."""
+    with contextlib.suppress(UsageError):
+        return find_model(folder, project).resolve() == model.resolve()
+    return False
 
 
 def find_bundle(folder: Path, project: Project | None) -> Path:

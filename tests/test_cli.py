@@ -188,6 +188,46 @@ def test_labels_alone_in_the_project_file(edge_retina: Run, model: Path) -> None
     assert json.loads(edge_retina("inspect", "m.edge", "--json").out)["spec"]["labels"] == ["a", "b", "c"]
 
 
+def test_labels_without_a_model_are_for_the_only_one(edge_retina: Run, model: Path) -> None:
+    (model.parent / FILE).write_text('labels = ["a", "b", "c"]\n')
+    for typed, wanted in (("m.onnx", "a"), ("./m.onnx", "a")):
+        edge_retina("build", typed)
+        assert json.loads(edge_retina("inspect", "m.edge", "--json").out)["spec"]["labels"][0] == wanted
+    (model.parent / "other.onnx").write_bytes(model.read_bytes())
+    edge_retina("build", "m.onnx")
+    assert json.loads(edge_retina("inspect", "m.edge", "--json").out)["spec"]["labels"][0] == "thing_0"
+
+
+def test_options_that_would_do_nothing(edge_retina: Run, model: Path, bundle: Path) -> None:
+    assert_one_message(edge_retina("build", "--calib", "in/"), 2, "--calib: calibration goes with --int8, which ")
+    assert_one_message(edge_retina("build", "--calib", "in/", "--int8"), 2, "precision int8 is not there yet")
+    (model.parent / "spec.json").write_text("{}")
+    for option in (("--family", "own"), ("--spec", "spec.json")):
+        assert_one_message(edge_retina("inspect", "m.edge", *option), 2, "m.edge: --family and --spec", "an ONNX only")
+    (model.parent / FILE).write_text('model = "m.onnx"\ncalibration = "in/"\n')
+    assert edge_retina("build").code == 0
+
+
+def test_what_inspect_says_is_a_spec(edge_retina: Run, model: Path) -> None:
+    facts = json.loads(edge_retina("inspect", "m.onnx", "--json").out)
+    facts["spec"]["labels"] = ["a", "b", "c"]
+    write_spec(model.parent, json.dumps(facts))
+    assert edge_retina("build", "--spec", "spec.json").code == 0
+    spec = json.loads(edge_retina("inspect", "m.edge", "--json").out)["spec"]
+    assert {**spec, "origins": 0} == {**facts["spec"], "origins": 0}
+    write_spec(model.parent, '{"spec": []}')
+    assert_one_message(
+        edge_retina("build", "--spec", "spec.json"), 4, "wanted a JSON object of spec fields, found list"
+    )
+
+
+def test_a_target_that_is_no_bundle_stays(edge_retina: Run, model: Path) -> None:
+    for name, text in (("notes.txt", "mine"), ("x.zip", "PK\x03\x04 mine")):
+        (model.parent / name).write_text(text)
+        assert_one_message(edge_retina("build", "-o", name), 2, f"{name}: is there and is no bundle", "another name")
+        assert (model.parent / name).read_text() == text
+
+
 def test_another_model_than_the_projects(edge_retina: Run, model: Path) -> None:
     text = 'model = "a.onnx"\nbundle = "a.edge"\nlabels = ["x"]\n'
     (model.parent / FILE).write_text(f'{text}precision = "int8"\n')
