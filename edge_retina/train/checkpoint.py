@@ -84,6 +84,7 @@ def save(run: Run, options: TrainOptions, labels: list[str]) -> None:
         "preset": options.preset,
         "labels": labels,
         "size": list(options.size),
+        "seed": options.seed,
         "optimizer_name": options.optimizer,
         "model": run.model.state_dict(),
         "ema": run.ema.state_dict(),
@@ -120,7 +121,8 @@ def resume(run: Run, options: TrainOptions, labels: list[str], device: torch.dev
 
     With another batch size or number of processes it goes on from about the same image of the same epoch; with another
     input size, which a fully convolutional network takes, it is finished at that (large at the end saves time).
-    Raises InputError when there is no checkpoint or something else, UsageError when it is another model's.
+    Raises InputError when there is no checkpoint or something else, UsageError when it is another model's
+    or another seed's, which would hold other images out.
     """
     path = options.checkpoint
     if not path.is_file():
@@ -129,12 +131,15 @@ def resume(run: Run, options: TrainOptions, labels: list[str], device: torch.dev
         state = torch.load(path, map_location=device, weights_only=True)
         found = (state["preset"], state["labels"], state.get("optimizer_name", "adamw"))
         if found != (options.preset, labels, options.optimizer):
-            raise UsageError(f"{path}: made for another model, label set or optimizer; leave out --resume")
+            raise UsageError(f"{path}: made for another model, label set or optimizer; give another --out")
+        # Checkpoints of version 0.1.0's first days have neither seed, global_batch nor smooth.
+        seed = state.get("seed", options.seed)
+        if seed != options.seed:
+            raise UsageError(f"{path}: made with seed {seed}, found seed {options.seed}; give --seed {seed}")
         run.model.load_state_dict(state["model"])
         run.ema.load_state_dict(state["ema"])
         run.optimizer.load_state_dict(state["optimizer"])
         run.epoch, run.step, run.elapsed = state["epoch"], state["step"], state["elapsed"]
-        # Checkpoints of version 0.1.0's first days have neither global_batch nor smooth.
         run.batch_index = state["batch_index"] * state.get("global_batch", run.global_batch) // run.global_batch
         run.history = state["history"]
         last = next((row for row in reversed(run.history) if "classification" in row), None)
@@ -143,7 +148,8 @@ def resume(run: Run, options: TrainOptions, labels: list[str], device: torch.dev
     except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, ValueError) as exc:
         reason = str(exc).partition("\n")[0]
         raise InputError(
-            f"{path}: wanted a training checkpoint, found: {type(exc).__name__} {reason}; leave out --resume"
+            f"{path}: wanted a training checkpoint, found: {type(exc).__name__} {reason}; "
+            "give --overwrite in place of --resume"
         ) from exc
 
 

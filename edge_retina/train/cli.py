@@ -13,7 +13,7 @@ __all__ = ["train_command"]
 
 _AS_GIVEN = (
     *("data", "out", "images", "val", "val_images", "pretrained", "size", "epochs", "minutes", "steps", "batch"),
-    *("optimizer", "lr", "weight_decay", "beta", "workers", "seed", "device", "amp", "resume"),
+    *("optimizer", "lr", "weight_decay", "beta", "workers", "seed", "device", "amp", "resume", "overwrite"),
 )
 
 
@@ -76,6 +76,7 @@ def _size(_: click.Context, __: click.Parameter, value: str) -> tuple[int, int]:
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, ...")
 @click.option("--amp/--no-amp", default=True, show_default=True, help="Mixed precision (bfloat16).")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint beside --out.")
+@click.option("--overwrite", is_flag=True, help="Start anew although there is one.")
 def train_command(**given: Any) -> None:
     """Train a RetinaNet on a COCO set and export it as ONNX; several GPUs: torchrun -m edge_retina train ..."""
     try:
@@ -105,25 +106,37 @@ def train_command(**given: Any) -> None:
     )
     first = int(os.environ.get("RANK", "0")) == 0
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("{task.fields[facts]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not first) as bar:
-        task = bar.add_task("", total=1.0, epoch=0, facts="")
+    bar = Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), disable=not first)
+    task = bar.add_task("", total=1.0, epoch=0, facts="")
 
-        def show(step: Step) -> None:
-            if step.metrics is not None:
-                facts = "  ".join(f"{name} {value:.3f}" for name, value in step.metrics.items())
-                bar.console.print(
-                    f"epoch {step.epoch}  step {step.step}  validation {facts}", highlight=False, soft_wrap=True
+    def show(step: Step) -> None:
+        # Not sooner: what is wrong with the data or the options is said without an empty bar above it.
+        if first and not bar.live.is_started:
+            if step.validation_images == 0:
+                click.echo(
+                    f"{options.data}: fewer than 20 pictures, so none is held out and no AP reported; give --val",
+                    err=True,
                 )
-            ap = "" if step.ap is None else f"  validation AP {step.ap:.3f}"
-            facts = f"step {step.step}  class {step.classification:.3f}  box {step.regression:.3f}{ap}"
-            bar.update(task, completed=step.fraction, epoch=step.epoch, facts=facts)
+            bar.start()
+        if step.metrics is not None:
+            facts = "  ".join(f"{name} {value:.3f}" for name, value in step.metrics.items())
+            bar.console.print(
+                f"epoch {step.epoch}  step {step.step}  validation {facts}", highlight=False, soft_wrap=True
+            )
+        ap = "" if step.ap is None else f"  validation AP {step.ap:.3f}"
+        facts = f"step {step.step}  class {step.classification:.3f}  box {step.regression:.3f}{ap}"
+        bar.update(task, completed=step.fraction, epoch=step.epoch, facts=facts)
 
-        try:
-            trained = train(options, show)
-        except KeyboardInterrupt:
-            if first and options.checkpoint.is_file():
-                click.echo(f"{options.checkpoint} holds this run; go on with the same command and --resume", err=True)
-            raise
+    try:
+        trained = train(options, show)
+    except KeyboardInterrupt:
+        if first and options.checkpoint.is_file():
+            how = "--resume in place of --overwrite" if options.overwrite else "--resume"
+            click.echo(f"{options.checkpoint} holds this run; go on with the same command and {how}", err=True)
+        raise
+    finally:
+        if bar.live.is_started:
+            bar.stop()
     if first:
         export_onnx(trained.model, trained.spec, options.out)
         click.echo(str(options.out))

@@ -68,8 +68,11 @@ def train(options: TrainOptions, on_step: Callable[[Progress], None] = lambda _:
     """Train a RetinaNet on a COCO set; under torchrun on several devices.
 
     A run that is stopped goes on where its last checkpoint stood with resume=True, on the same batches; Ctrl-C makes
-    one before it ends the run. Raises InputError, UsageError, OutputError, RuntimeFailure.
+    one before it ends the run. Only overwrite=True replaces a checkpoint that is there. Raises InputError, UsageError,
+    OutputError, RuntimeFailure.
     """
+    if options.checkpoint.exists() and not (options.resume or options.overwrite):
+        raise UsageError(f"{options.checkpoint}: holds a run; go on with it: --resume, or replace it: --overwrite")
     device = pick_device(options.device)
     with process_group(device) as (rank, world):
         examples, validation, labels, ids = _split(options)
@@ -160,7 +163,7 @@ def _epochs(task: _Task, run: Run, on_step: Callable[[Progress], None]) -> None:
             run.epoch, run.batch_index = run.epoch + 1, 0
         _keep(task, run)
         fraction = _fraction(options, run, len(sampler))
-        on_step(_progress(run, fraction, _learning_rate(options, run.step, fraction), metrics))
+        on_step(_progress(task, run, fraction, _learning_rate(options, run.step, fraction), metrics))
         if world > 1:
             distributed.barrier()
 
@@ -188,7 +191,7 @@ def _epoch(
             run.elapsed = elapsed
             _note(run, values, lr)
         fraction = _fraction(options, run, per_epoch)
-        on_step(_progress(run, fraction, lr))
+        on_step(_progress(task, run, fraction, lr))
         if run.step % options.checkpoint_steps == 0:
             _keep(task, run)
         if fraction >= 1:
@@ -260,8 +263,9 @@ def _note(run: Run, losses: list[float], lr: float) -> None:
         run.history.append({**row, "classification": run.smooth[0], "regression": run.smooth[1], "lr": lr})
 
 
-def _progress(run: Run, fraction: float, lr: float, metrics: dict[str, float] | None = None) -> Progress:
-    return Progress(run.epoch, run.step, fraction, run.smooth[0], run.smooth[1], lr, run.ap, metrics)
+def _progress(task: _Task, run: Run, fraction: float, lr: float, metrics: dict[str, float] | None = None) -> Progress:
+    images = len(task.validation)
+    return Progress(run.epoch, run.step, fraction, run.smooth[0], run.smooth[1], lr, run.ap, images, metrics)
 
 
 def _validate(task: _Task, run: Run) -> dict[str, float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,13 @@ class TrainOptions:
     """What `train` is asked to do. Raises UsageError for values that make no sense.
 
     data, images, val, val_images: see load_coco; without val a seeded twentieth of data is held out. out: the ONNX to
-    be; checkpoint and history lie beside it (.pt, .history.json). pretrained: ResNet weights to start from, see
-    load_backbone. size: network input (H, W). epochs: passes over the data; minutes, steps: end earlier, the learning
-    rate annealed accordingly. batch: images per step and process. optimizer: one of RATES, which has the lr and
-    weight_decay of None. loss parameters: gamma, alpha (None: unweighted), beta of smooth L1. amp: bfloat16 autocast.
-    ema: decay of the weight average that is evaluated and exported. checkpoint_steps: steps between checkpoints.
+    be; checkpoint and history lie beside it (.pt, .history.json); none of the three may be a file that is read.
+    resume: go on from the checkpoint; overwrite: start anew although there is one. pretrained: ResNet weights to
+    start from, see load_backbone. size: network input (H, W). epochs: passes over the data; minutes, steps: end
+    earlier, the learning rate annealed accordingly. batch: images per step and process. optimizer: one of RATES, which
+    has the lr and weight_decay of None. loss parameters: gamma, alpha (None: unweighted), beta of smooth L1.
+    amp: bfloat16 autocast. ema: decay of the weight average that is evaluated and exported. checkpoint_steps: steps
+    between checkpoints.
     """
 
     data: Path
@@ -54,6 +57,7 @@ class TrainOptions:
     seed: int = 0
     device: str = "auto"
     resume: bool = False
+    overwrite: bool = False
     checkpoint_steps: int = 200
 
     def __post_init__(self) -> None:
@@ -76,6 +80,20 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise UsageError(f"{name} wants 0 to 1, found {value}")
+        if self.resume and self.overwrite:
+            raise UsageError("resume and overwrite exclude each other; give one of them")
+        if self.out.suffix != ".onnx":
+            raise UsageError(f"out wants a name that ends in .onnx, found {self.out}")
+        self._keep_what_is_read()
+
+    def _keep_what_is_read(self) -> None:
+        """Raises UsageError when a file that is read is one that is written, be it through a link."""
+        written = {os.path.realpath(path) for path in (self.out, self.checkpoint, self.history)}
+        for name in ("data", "val", "pretrained"):
+            given = getattr(self, name)
+            for path in () if given is None else (given, given / "annotations.json"):
+                if os.path.realpath(path) in written:
+                    raise UsageError(f"{name} {path} is a file that this run writes; give another --out")
 
     @property
     def peak_lr(self) -> float:
@@ -107,8 +125,8 @@ class TrainOptions:
 class Progress:
     """Told to the caller after each step: position, running losses, learning rate, last validation AP.
 
-    epoch: epochs done. fraction: share of the run that is done. metrics: all that average_precision says, in the one
-    report that follows a validation, else None.
+    epoch: epochs done. fraction: share of the run that is done. validation_images: how many there are; with none there
+    is no AP. metrics: all that average_precision says, in the one report that follows a validation, else None.
     """
 
     epoch: int
@@ -118,4 +136,5 @@ class Progress:
     regression: float
     lr: float
     ap: float | None
+    validation_images: int
     metrics: dict[str, float] | None = None

@@ -95,11 +95,11 @@ def test_the_first_checkpoints_lack_some_fields(options: TrainOptions) -> None:
     run.history = [{"step": 20, "classification": 0.75, "regression": 0.125}, {"step": 20, "ap": 0.5}]
     save(run, options, LABELS)
     state = torch.load(options.checkpoint, weights_only=True)
-    for name in ("smooth", "global_batch", "optimizer_name"):
+    for name in ("smooth", "global_batch", "optimizer_name", "seed"):
         del state[name]
     torch.save(state, options.checkpoint)
     after = fresh(options)
-    resume(after, options, LABELS, CPU)
+    resume(after, replace(options, seed=1), LABELS, CPU)
     assert (after.smooth, after.batch_index, after.step) == ([0.75, 0.125], 6, 10)
 
 
@@ -113,13 +113,20 @@ def test_a_checkpoint_of_something_else(options: TrainOptions, change: dict[str,
         resume(fresh(options), replace(options, **change), labels, CPU)
 
 
+def test_a_checkpoint_of_another_seed(options: TrainOptions) -> None:
+    save(stepped(options), options, LABELS)
+    with pytest.raises(UsageError, match=r"m\.pt: made with seed 0, found seed 1; give --seed 0"):
+        resume(fresh(options), replace(options, seed=1), LABELS, CPU)
+
+
 @pytest.mark.parametrize("content", [None, b"", b"no checkpoint", "empty dict", "list"])
 def test_files_that_are_no_checkpoint(options: TrainOptions, content: bytes | str | None) -> None:
     if isinstance(content, bytes):
         options.checkpoint.write_bytes(content)
     elif content is not None:
         torch.save({} if content == "empty dict" else [1], options.checkpoint)
-    with pytest.raises(InputError, match=r"m\.pt: .*checkpoint.*leave out --resume") as caught:
+    hint = "leave out --resume" if content is None else "--overwrite in place of --resume"
+    with pytest.raises(InputError, match=rf"m\.pt: .*checkpoint.*{hint}") as caught:
         resume(fresh(options), options, LABELS, CPU)
     assert "\n" not in str(caught.value)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from coco_sets import write_set
 
 from edge_retina.errors import EdgeRetinaError, InputError, MissingPackage, UsageError
 from edge_retina.train.cli import train_command
@@ -94,8 +95,20 @@ def test_ctrl_c_says_how_to_go_on(tiny: str, squares: Path, tmp_path: Path, monk
     monkeypatch.setattr(loop, "retinanet_loss", interrupted)
     result = invoke("--data", squares, "--out", tmp_path / "m.onnx", "--model", tiny, *SHORT)
     assert result.exit_code != 0
-    assert "m.pt holds this run; go on with the same command and --resume" in " ".join(result.stderr.split())
+    assert "m.pt holds this run; go on with the same command and --resume\n" in result.stderr
     assert (tmp_path / "m.pt").is_file()
+    refused = invoke("--data", squares, "--out", tmp_path / "m.onnx", "--model", tiny, *SHORT)
+    assert "--overwrite" in failure(refused)
+    again = invoke("--data", squares, "--out", tmp_path / "m.onnx", "--model", tiny, *SHORT, "--overwrite")
+    assert "go on with the same command and --resume in place of --overwrite\n" in again.stderr
+
+
+@needs_torch
+def test_too_few_pictures_to_validate_on_are_mentioned(tiny: str, tmp_path: Path) -> None:
+    data = write_set(tmp_path / "few", 3)
+    result = invoke("--data", data, "--out", tmp_path / "m.onnx", "--model", tiny, *SHORT)
+    assert result.exception is None
+    assert result.stderr.count("fewer than 20 pictures, so none is held out and no AP reported; give --val") == 1
 
 
 @needs_torch
@@ -109,6 +122,7 @@ def test_ctrl_c_says_how_to_go_on(tiny: str, squares: Path, tmp_path: Path, monk
         (("--data", "gone.json"), InputError, "gone.json: wanted COCO annotations"),
         (("--device", "cuda:77"), UsageError, "--device cuda:77: PyTorch has no such device"),
         (("--lr", "0"), UsageError, "lr wants a number above 0"),
+        (("--resume", "--overwrite"), UsageError, "resume and overwrite"),
     ],
 )
 def test_errors_are_one_line(
@@ -117,4 +131,5 @@ def test_errors_are_one_line(
     result = invoke("--data", squares, "--out", tmp_path / "m.onnx", *arguments)
     assert isinstance(result.exception, error)
     assert message in failure(result)
+    assert result.stderr == ""  # no empty progress bar
     assert list(tmp_path.iterdir()) == []

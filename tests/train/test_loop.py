@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +87,7 @@ def test_what_a_run_reports_and_leaves(options: TrainOptions) -> None:
     cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     wanted = [2e-3 * c * w for c, w in zip(cosine, [0.5, *[1] * 7], strict=True)]
     assert [p.lr for p in told if p.metrics is None] == pytest.approx(wanted)
+    assert {p.validation_images for p in told} == {1}
     validations = [p for p in told if p.metrics is not None]
     assert [p.ap for p in validations] == [p.metrics["AP"] for p in validations if p.metrics]
     assert [row["ap"] for row in trained.history] == [p.ap for p in validations]
@@ -110,7 +108,7 @@ def test_the_loss_falls(options: TrainOptions) -> None:
 
 
 def test_two_runs_are_alike_and_another_seed_is_not(options: TrainOptions) -> None:
-    first, again, other = (train(replace(options, steps=2, seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (train(replace(options, steps=2, seed=seed, overwrite=True)) for seed in (0, 0, 1))
     assert same(first.model, again.model)
     assert not same(first.model, other.model)
 
@@ -157,7 +155,7 @@ def test_the_clock_ends_a_run(options: TrainOptions) -> None:
 
 
 def test_bfloat16_and_a_worker_process(options: TrainOptions) -> None:
-    options = replace(options, size=(64, 96), steps=2)
+    options = replace(options, size=(64, 96), steps=2, overwrite=True)
     exact, plain = train(options), train(replace(options, amp=True))
     worker = train(replace(options, amp=True, workers=1))
     assert same(plain.model, worker.model)
@@ -165,14 +163,15 @@ def test_bfloat16_and_a_worker_process(options: TrainOptions) -> None:
 
 
 def test_no_bfloat16_where_its_gradient_is_wrong(options: TrainOptions) -> None:
-    options = replace(options, size=(96, 64), steps=1)
+    options = replace(options, size=(96, 64), steps=1, overwrite=True)
     assert same(train(options).model, train(replace(options, amp=True)).model)
 
 
 def test_a_set_smaller_than_a_batch(options: TrainOptions, tmp_path: Path) -> None:
     told: list[Progress] = []
     train(replace(options, data=write_set(tmp_path / "few", 3), batch=8), told.append)
-    assert [p.step for p in told if p.metrics is None] == [1, 1, 2, 2]  # no example to validate on
+    assert [p.step for p in told if p.metrics is None] == [1, 1, 2, 2]
+    assert {p.validation_images for p in told} == {0}
 
 
 def test_a_set_without_boxes(options: TrainOptions, tmp_path: Path) -> None:
@@ -189,7 +188,7 @@ def test_a_validation_set_of_its_own(options: TrainOptions, tmp_path: Path) -> N
     other = write_set(tmp_path / "other", 2)
     other.write_text(other.read_text().replace("square", "circle"))
     with pytest.raises(InputError, match="wanted the categories of"):
-        train(replace(options, val=other))
+        train(replace(options, val=other, overwrite=True))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -241,6 +240,24 @@ def test_resume_without_a_checkpoint(options: TrainOptions) -> None:
         train(replace(options, resume=True))
 
 
+def test_a_new_run_leaves_the_checkpoint_of_another(options: TrainOptions) -> None:
+    train(replace(options, steps=1))
+    before = options.checkpoint.read_bytes(), options.history.read_bytes()
+    told: list[Progress] = []
+    with pytest.raises(UsageError, match=r"m\.pt: holds a run.*--resume.*--overwrite"):
+        train(replace(options, steps=2), told.append)
+    assert told == []
+    assert (options.checkpoint.read_bytes(), options.history.read_bytes()) == before
+    train(replace(options, steps=2, overwrite=True), told.append)
+    assert [p.step for p in told] == [1, 2, 2]
+
+
+def test_another_seed_would_train_on_what_is_held_out(options: TrainOptions) -> None:
+    train(replace(options, steps=1))
+    with pytest.raises(UsageError, match="made with seed 0, found seed 1"):
+        train(replace(options, seed=1, resume=True))
+
+
 def test_pretrained_weights_are_where_it_starts(options: TrainOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Path] = []
 
@@ -255,48 +272,3 @@ def test_pretrained_weights_are_where_it_starts(options: TrainOptions, monkeypat
     torch.testing.assert_close(trained.model.stem[0].weight, torch.full((8, 3, 7, 7), 0.25))
     train(replace(started, resume=True))
     assert taken == [Path("w.pth")]  # a resumed run has weights of its own
-
-
-RANK = """
-import os, sys
-from pathlib import Path
-import torch
-from edge_retina.train import loop
-from edge_retina.train.model import PRESETS, ModelConfig
-
-PRESETS["tiny"] = ModelConfig(blocks=(1, 1, 1, 1), widths=(8, 8, 16, 16), pyramid=16, subnet_convs=1)
-torch.set_num_threads(1)
-data, out = map(Path, sys.argv[1:])
-rank, seen, share = os.environ["RANK"], {}, loop.share
-
-def spied(model):
-    seen["own"] = {name: p.detach().clone() for name, p in model.named_parameters()}
-    share(model)
-
-loop.share = spied
-trained = loop.train(loop.TrainOptions(
-    data=data, out=out / "m.onnx", preset="tiny", size=(64, 64), batch=2, epochs=50, steps=3, minutes=60,
-    warmup_steps=1, amp=False, workers=0, device="cpu"))
-torch.save({**seen, "shared": trained.model.state_dict()}, out / f"rank{rank}.pt")
-"""
-
-
-def test_two_processes_agree(squares: Path, tmp_path: Path) -> None:
-    script = tmp_path / "rank.py"
-    script.write_text(RANK)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
-    done = subprocess.run(
-        [*command, str(squares), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
-    # The learning rate follows the clock, and both follow the same one.
-    assert all(torch.equal(value, second["own"][name]) for name, value in first["own"].items())
-    assert all(torch.equal(value, second["shared"][name]) for name, value in first["shared"].items())
-    state = torch.load(tmp_path / "m.pt", weights_only=True)
-    assert (state["step"], state["global_batch"]) == (3, 4)

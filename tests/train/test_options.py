@@ -12,7 +12,7 @@ from edge_retina.train.options import TrainOptions
 
 
 def options(**values: object) -> TrainOptions:
-    return TrainOptions(data=Path("set"), out=Path("runs/m.onnx"), **values)
+    return TrainOptions(**{"data": Path("set"), "out": Path("runs/m.onnx"), **values})
 
 
 def test_defaults() -> None:
@@ -50,8 +50,30 @@ def test_to_dict_is_json() -> None:
         ({"seed": -1}, "seed wants"),
         ({"batch": 1, "size": (128, 96)}, "batch 1 wants a size above 128 pixels"),
         ({"alpha": 1.5}, "alpha wants 0 to 1"),
+        ({"resume": True, "overwrite": True}, "resume and overwrite"),
+        ({"out": Path("a.json")}, r"out wants a name that ends in \.onnx, found a\.json"),
+        ({"out": Path()}, "out wants a name"),
     ],
 )
 def test_values_that_make_no_sense(values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         options(**values)
+
+
+@pytest.mark.parametrize(
+    ("out", "values", "found"),
+    [
+        ("m.onnx", {"pretrained": "m.pt"}, r"pretrained \S*m\.pt is a file that this run writes; give another --out"),
+        ("m.onnx", {"pretrained": "sub/../m.onnx"}, "pretrained"),
+        ("m.onnx", {"data": "m.history.json"}, "data"),
+        ("m.onnx", {"val": "m.history.json"}, "val"),
+        ("m.onnx", {"val": "link.json"}, "val"),
+        ("m.onnx", {"data": "folder"}, r"data \S*annotations\.json"),
+    ],
+)
+def test_what_is_read_is_not_written_over(tmp_path: Path, out: str, values: dict[str, str], found: str) -> None:
+    (tmp_path / "link.json").symlink_to(tmp_path / "m.history.json")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "annotations.json").symlink_to(tmp_path / "m.history.json")
+    with pytest.raises(UsageError, match=found):
+        options(out=tmp_path / out, **{name: tmp_path / value for name, value in values.items()})
