@@ -475,14 +475,14 @@ def test_an_interrupted_run_leaves_whole_lines(bundle: Path, number: signal.Sign
 
 
 def talk(master: int, process: subprocess.Popen[str], answer: str) -> str:
-    """What a process prints on a terminal until it ends; its question is answered, again each second."""
+    """What a process prints on a terminal until it ends; its question is answered, again every 5 seconds."""
     said, deadline, asked_at = "", time.monotonic() + 60, 0.0
     while process.poll() is None and time.monotonic() < deadline:
         if select.select([master], [], [], 0.1)[0]:
             with contextlib.suppress(OSError):  # Linux: the other end has closed
                 said += os.read(master, 4096).decode(errors="replace")
         # Again, for Python's readline sleeps through a ^C that comes while it is getting ready.
-        if "[Y/n]:" in said and time.monotonic() > asked_at + 1:
+        if "[Y/n]:" in said and time.monotonic() > asked_at + 5:
             os.write(master, answer.encode())
             asked_at = time.monotonic()
     return said
