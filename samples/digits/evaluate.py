@@ -42,15 +42,16 @@ def torch_results(checkpoint: Path, scenes: Path = TEST) -> list[dict[str, Any]]
     """COCO result rows of the PyTorch model of a checkpoint, with its own post-processing."""
     import torch
 
+    from edge_retina.importer import import_model, load_onnx
     from edge_retina.train.data import load_coco
-    from edge_retina.train.model import PRESETS, RetinaNet, make_spec
+    from edge_retina.train.model import PRESETS, RetinaNet
     from edge_retina.train.predict import coco_results
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    config = PRESETS[state["preset"]]
-    model = RetinaNet(config, len(state["labels"])).eval()
+    model = RetinaNet(PRESETS[state["preset"]], len(state["labels"])).eval()
     model.load_state_dict(state["ema"])
-    spec = make_spec(config, tuple(state["labels"]), tuple(state["size"]))
+    # The shipped model's input size, which may be larger than the one trained at last: the network is fully convolutional.
+    spec = import_model(load_onnx(MODEL)).spec
     examples, _, ids = load_coco(scenes)
     return coco_results(model, examples, spec, ids, torch.device("cpu"))
 
