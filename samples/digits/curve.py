@@ -1,6 +1,6 @@
 """Draws the training curve of the digits model, and the ablation where there is one.
 
-    python samples/digits/curve.py    # runs/main/digits.history.json -> curve.png, ablation.json -> ablation.png
+    python samples/digits/curve.py    # training.history.json -> curve.png, ablation.json -> ablation.png
 
 Install: pip install 'edge-retina[digits]'.
 """
