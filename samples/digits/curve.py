@@ -106,7 +106,7 @@ def name_of(row: dict[str, Any]) -> str:
 def main() -> None:
     """Draw what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--history", type=Path, default=Path("runs/main/digits.history.json"))
+    parser.add_argument("--history", type=Path, default=HERE / "training.history.json")
     parser.add_argument("--ablation", type=Path, default=HERE / "ablation.json")
     parser.add_argument("--out", type=Path, default=HERE, help="folder of the pictures")
     given = parser.parse_args()

@@ -50,7 +50,7 @@ def torch_results(checkpoint: Path, scenes: Path = TEST) -> list[dict[str, Any]]
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = RetinaNet(PRESETS[state["preset"]], len(state["labels"])).eval()
     model.load_state_dict(state["ema"])
-    # The shipped model's input size, which may be larger than the one trained at last: the network is fully convolutional.
+    # The shipped input size may be larger than the one trained at last: the network is fully convolutional.
     spec = import_model(load_onnx(MODEL)).spec
     examples, _, ids = load_coco(scenes)
     return coco_results(model, examples, spec, ids, torch.device("cpu"))
