@@ -17,10 +17,9 @@ __all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "find_function"]
 
 DOMAIN, FUNCTION = "edge_retina", "AnchorDecode"
 # What the function gives before the NMS pass extends it.
-# sigmoid is 1.0 in float32 from here on.
-_SATURATED = 16.0
-_MARGIN = 1e-3
 CANDIDATES = ("candidate_boxes", "candidate_logits", "candidate_labels")
+# Far more than rounding moves a threshold that is not close to 1, and half a unit in the last place below 1.
+_MARGIN, _ROUNDING = 1e-3, 6e-8
 
 
 def find_function(graph: gs.Graph) -> gs.Function | None:
@@ -139,16 +138,23 @@ def _select(
     return best, owner, emit("Mod", pair, np.array(classes))
 
 
+def _logit_below(threshold: float) -> float:
+    """A logit that every float32 sigmoid above the threshold exceeds, and not by much."""
+    if threshold <= 0:
+        return -math.inf
+    # A float32 near 1 is a multiple of 6e-8, which so close to 1 is a long way in logits.
+    short_of_one = max(1 - threshold, _ROUNDING)
+    return math.log(threshold / short_of_one) - _MARGIN - 2 * _ROUNDING / short_of_one
+
+
 def _passing(emit: Emitter, spec: DetectorSpec, values: gs.Variable, most: int) -> gs.Variable:
     """How many of `values` [B, n] may pass the threshold, in the image with most of them: int64 [1], 0..most.
 
     Counted a little below the threshold, for a logit and its float32 sigmoid may round apart; the exact test comes
     last.
     """
-    low = math.log(spec.score_threshold / (1 - spec.score_threshold)) if 0 < spec.score_threshold < 1 else -math.inf
-    if spec.score_threshold == 1:
-        low = _SATURATED
-    over = emit.cast(emit("Greater", values, np.float32(low - _MARGIN)), np.int64)
+    low = _logit_below(spec.score_threshold)
+    over = emit.cast(emit("Greater", values, np.float32(low)), np.int64)
     fullest = emit("ReduceSum", over, np.array([1]), keepdims=0)
     fullest = emit.reshape(emit.reduce_max(emit.unsqueeze(fullest, 1), 0), (1,))
     return emit("Min", fullest, np.array([most]))

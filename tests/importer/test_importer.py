@@ -69,7 +69,7 @@ def test_missing(tmp_path: Path) -> None:
 
 
 def test_a_path_with_nul() -> None:
-    with pytest.raises(ModelError, match="cannot be read: .*embedded null"):
+    with pytest.raises(ModelError, match=r"cannot be read: .*embedded null"):
         load_onnx(Path("a\0b"))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_retina import boxes
-from edge_retina.rewrite.decode import CANDIDATES, add_decode, call_attributes, find_function
+from edge_retina.rewrite.decode import CANDIDATES, _logit_below, add_decode, call_attributes, find_function
 from edge_retina.spec import DetectorSpec, Geometry, cell_anchors
 
 PLAIN = Geometry((64, 64), (64, 64), (0, 0))
@@ -213,3 +213,11 @@ def test_spec_of_another_shape_is_noticed():
     logits, deltas = random_heads(replace(spec, level_shapes=((8, 8), (5, 5))), np.random.default_rng(0))
     with pytest.raises(Exception, match=r"in_logits_1|INVALID_ARGUMENT|Got invalid dimensions"):
         decoder(spec)(logits, deltas, PLAIN)
+
+
+@pytest.mark.parametrize("threshold", [1e-30, 1e-6, 0.05, 0.5, 0.99, 0.9999, 0.999999, 0.9999999, 1.0])
+def test_no_logit_above_the_threshold_is_left_uncounted(threshold):
+    """The count comes before the exact test, so it must never be the stricter of the two."""
+    low = np.float32(_logit_below(threshold))
+    logits = np.linspace(low - 4, low + 4, 200_001, dtype=np.float32)
+    assert (logits[boxes.sigmoid(logits) > np.float32(threshold)] > low).all()
