@@ -91,12 +91,7 @@ def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable], static: 
         height, width = spec.level_shapes[level]
         per_cell, cells = len(spec.cell_anchors[level]), height * width
         best, anchor, label = _select(emit, spec, logits, per_cell, cells, static)
-        # A delta sits at channel a * 4 + c of cell p, flat index (a * 4 + c) * cells + p.
-        a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
-        start = emit("Add", emit("Mul", a, np.array(4 * cells)), p)
-        index = emit("Add", emit.unsqueeze(start, 2), np.arange(4) * cells)
-        picked = emit("GatherElements", emit.reshape(deltas, (0, -1)), emit.reshape(index, (0, -1)), axis=1)
-        all_deltas.append(emit.reshape(picked, (0, -1, 4)))
+        all_deltas.append(emit.reshape(_pick(emit, deltas, anchor, 4, per_cell, cells), (0, -1, 4)))
         all_logits.append(best)
         all_labels.append(label)
         all_rows.append(emit("Add", anchor, np.array(first_row)) if first_row else anchor)
@@ -123,19 +118,29 @@ def _select(
         return np.array([most]) if static else _passing(emit, spec, values, most)
 
     grid = emit.reshape(logits, (0, per_cell, classes, cells))
-    peak = emit.reduce_max(grid, 2) if classes > 1 else emit.reshape(logits, (0, per_cell, cells))
+    peak = emit.reduce("ReduceMax", grid, 2) if classes > 1 else emit.reshape(logits, (0, per_cell, cells))
     peak = emit.reshape(emit("Transpose", peak, perm=[0, 2, 1]), (0, -1))
     chosen = how_many(peak, min(spec.top_k, anchors))
     some = emit.many("TopK", 2, peak, chosen, axis=1, sorted=0)[1]
     anchor = emit.many("TopK", 2, some, chosen, axis=1, largest=0)[0]
-    a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
-    start = emit("Add", emit("Mul", a, np.array(classes * cells)), p)
-    index = emit("Add", emit.unsqueeze(start, 2), np.arange(classes) * cells)
-    pairs = emit("GatherElements", emit.reshape(logits, (0, -1)), emit.reshape(index, (0, -1)), axis=1)
+    pairs = _pick(emit, logits, anchor, classes, per_cell, cells)
     kept = how_many(pairs, min(spec.top_k, anchors * classes))
     best, pair = emit.many("TopK", 2, pairs, kept, axis=1)
     owner = emit("GatherElements", anchor, emit("Div", pair, np.array(classes)), axis=1)
     return best, owner, emit("Mod", pair, np.array(classes))
+
+
+def _pick(
+    emit: Emitter, head: gs.Variable, anchor: gs.Variable, channels: int, per_cell: int, cells: int
+) -> gs.Variable:
+    """All channels of some anchors [B, k] of a head tensor, as [B, k * channels].
+
+    Channel c of anchor a of cell p sits at flat index (a * channels + c) * cells + p; an anchor's index is p * A + a.
+    """
+    a, p = emit("Mod", anchor, np.array(per_cell)), emit("Div", anchor, np.array(per_cell))
+    start = emit("Add", emit("Mul", a, np.array(channels * cells)), p)
+    index = emit("Add", emit.unsqueeze(start, 2), np.arange(channels) * cells)
+    return emit("GatherElements", emit.reshape(head, (0, -1)), emit.reshape(index, (0, -1)), axis=1)
 
 
 def _logit_below(threshold: float) -> float:
@@ -156,7 +161,7 @@ def _passing(emit: Emitter, spec: DetectorSpec, values: gs.Variable, most: int) 
     low = _logit_below(spec.score_threshold)
     over = emit.cast(emit("Greater", values, np.float32(low)), np.int64)
     fullest = emit("ReduceSum", over, np.array([1]), keepdims=0)
-    fullest = emit.reshape(emit.reduce_max(emit.unsqueeze(fullest, 1), 0), (1,))
+    fullest = emit.reshape(emit.reduce("ReduceMax", emit.unsqueeze(fullest, 1), 0), (1,))
     return emit("Min", fullest, np.array([most]))
 
 

@@ -62,11 +62,11 @@ class Emitter:
         """Convert to a NumPy dtype."""
         return self("Cast", tensor, to=dtype)
 
-    def reduce_max(self, tensor: gs.Tensor, axis: int) -> gs.Variable:
-        """Maximum over one axis, which goes away; its spelling changed in opset 18."""
+    def reduce(self, op: str, tensor: gs.Tensor, axis: int) -> gs.Variable:
+        """ReduceMax or ReduceMin over one axis, which goes away; their spelling changed in opset 18."""
         if self.graph.opset >= 18:
-            return self("ReduceMax", tensor, np.array([axis]), keepdims=0)
-        return self("ReduceMax", tensor, axes=[axis], keepdims=0)
+            return self(op, tensor, np.array([axis]), keepdims=0)
+        return self(op, tensor, axes=[axis], keepdims=0)
 
     def _tensor(self, value: Any) -> gs.Tensor:
         if value is None:

@@ -90,11 +90,7 @@ def _dynamic(emit: Emitter, frames: gs.Tensor, spec: DetectorSpec) -> tuple[gs.T
         if spec.resize != "shortest_side":
             twice = emit("Add", twice, column)
         every = emit("Div", twice, emit("Mul", column, np.array(2)))
-        if emit.graph.opset >= 18:
-            smallest = emit("ReduceMin", every, np.array([0]), keepdims=0)
-        else:
-            smallest = emit("ReduceMin", every, axes=[0], keepdims=0)
-        content = emit("Max", smallest, np.array([1, 1]))
+        content = emit("Max", emit.reduce("ReduceMin", every, 0), np.array([1, 1]))
     spare = emit("Sub", net, content)
     if spec.placement == "center":
         offset: gs.Tensor = emit("Div", spare, np.array(2))
