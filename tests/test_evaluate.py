@@ -1,120 +1,321 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+from coco_sets import write_set
+from models import tiny_model
 
 pytest.importorskip("faster_coco_eval", reason="average precision needs: pip install 'edge-retina[eval]'")
 
-from edge_retina.errors import InputError
-from edge_retina.evaluate import average_precision, read_coco
+from edge_retina import build
+from edge_retina.detector import Detector
+from edge_retina.errors import InputError, UsageError
+from edge_retina.evaluate import (
+    REFERENCE_SCORE,
+    agreement,
+    category_ids,
+    coco_images,
+    coco_paths,
+    detect,
+    evaluate,
+    read_coco,
+)
+from edge_retina.runtime import Outputs
+from edge_retina.types import Detections, Frame
 
-BOX = [10, 10, 40, 40]
-ELSEWHERE = [100, 100, 40, 40]
-
-
-def truth(*rows: tuple[list[float], int]) -> dict[str, Any]:
-    """Annotations of image 1, 200x200, with categories 1 and 2."""
-    annotations = [
-        {"id": i, "image_id": 1, "category_id": c, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
-        for i, (b, c) in enumerate(rows, 1)
-    ]
-    categories = [{"id": 1, "name": "one"}, {"id": 2, "name": "two"}]
-    return {"images": [{"id": 1, "width": 200, "height": 200}], "annotations": annotations, "categories": categories}
-
-
-def result(box: list[float], category: int, score: float = 0.9) -> dict[str, Any]:
-    return {"image_id": 1, "category_id": category, "bbox": box, "score": score}
-
-
-def test_no_results() -> None:
-    assert set(average_precision(truth((BOX, 1)), []).values()) == {0.0}
+BOX = [10.0, 10.0, 40.0, 40.0]
+ELSEWHERE = [100.0, 100.0, 40.0, 40.0]
 
 
-def test_no_objects() -> None:
-    # Nothing to find, so no precision to speak of: COCO's -1.
-    assert average_precision(truth(), [result(BOX, 1)])["AP"] == -1
+def categories(*names: str, used: int | None = None) -> dict[str, Any]:
+    """Categories with ids 10, 20, ...; each, or the first `used`, with an annotation."""
+    rows = [{"id": 10 * i, "name": name} for i, name in enumerate(names, 1)]
+    marks = [{"category_id": row["id"]} for row in rows[:used]]
+    return {"images": [], "annotations": marks, "categories": rows}
+
+
+def row(box: list[float], label: int = 0, score: float = 0.9, image: int = 1) -> dict[str, Any]:
+    return {"image_id": image, "category_id": label, "bbox": box, "score": score}
+
+
+# Pictures
+
+
+def test_no_pictures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="annotations of none"):
+        coco_images(categories(), tmp_path)
+
+
+def test_pictures_in_the_order_of_the_annotations(tmp_path: Path) -> None:
+    annotations = read_coco(write_set(tmp_path, 3))
+    annotations["images"].reverse()
+    assert coco_images(annotations, tmp_path) == [(i, tmp_path / f"{i - 1}.png") for i in (3, 2, 1)]
+
+
+def test_missing_pictures_are_named_and_counted(tmp_path: Path) -> None:
+    annotations = read_coco(write_set(tmp_path, 4))
+    for number in (1, 3):
+        (tmp_path / f"{number}.png").unlink()
+    with pytest.raises(InputError, match=r"1\.png is not there \(2 of 4 pictures are missing\).*--images DIR"):
+        coco_images(annotations, tmp_path)
+
+
+def test_images_without_a_name(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="malformed COCO annotations: KeyError 'file_name'"):
+        coco_images({"images": [{"id": 1}]}, tmp_path)
+
+
+def test_where_annotations_and_pictures_are(tmp_path: Path) -> None:
+    path = tmp_path / "annotations.json"
+    assert coco_paths(tmp_path) == coco_paths(path) == (path, tmp_path)
+    (tmp_path / "images").mkdir()
+    assert coco_paths(path) == (path, tmp_path / "images")
+    assert coco_paths(path, Path("here")) == (path, Path("here"))
+
+
+# Category ids
 
 
 @pytest.mark.parametrize(
-    ("objects", "results", "ap", "ap50"),
+    ("annotations", "labels", "wanted"),
     [
-        # Perfect.
-        ([(BOX, 1)], [result(BOX, 1)], 1.0, 1.0),
-        ([(BOX, 1), (ELSEWHERE, 2)], [result(BOX, 1), result(ELSEWHERE, 2, 0.1)], 1.0, 1.0),
-        # One of two: precision 1 at recall 0, 0.01, .. 0.50, which are 51 of the 101 points.
-        ([(BOX, 1), (ELSEWHERE, 1)], [result(BOX, 1)], 51 / 101, 51 / 101),
-        # Both, but a false one scores best: precision at best 2 / 3 up to full recall.
-        (
-            [(BOX, 1), (ELSEWHERE, 1)],
-            [result([50, 150, 40, 40], 1, 0.95), result(BOX, 1), result(ELSEWHERE, 1, 0.8)],
-            2 / 3,
-            2 / 3,
-        ),
-        # Right place, wrong class.
-        ([(BOX, 1)], [result(BOX, 2)], 0.0, 0.0),
-        # One class perfect, the other missed: the mean over classes.
-        ([(BOX, 1), (ELSEWHERE, 2)], [result(BOX, 1)], 0.5, 0.5),
-        # IoU 1600 / 2200 = 0.727: counts at 0.50, 0.55, .. 0.70, five of the ten thresholds.
-        ([(BOX, 1)], [result([10, 10, 40, 55], 1)], 0.5, 1.0),
-        # The same object found twice: the second is false, but comes after full recall.
-        ([(BOX, 1)], [result(BOX, 1), result(BOX, 1, 0.8)], 1.0, 1.0),
-        # Beside the object.
-        ([(BOX, 1)], [result(ELSEWHERE, 1)], 0.0, 0.0),
+        (categories(), ("a",), [None]),
+        (categories("a", "b"), ("a", "b"), [10, 20]),
+        (categories("a", "b"), ("b", "a"), [20, 10]),
+        (categories(" Traffic Light", "b"), ("b", "traffic light "), [20, 10]),
+        # Labels that the annotations do not know, some with the same name.
+        (categories("a", "b"), ("N/A", "b", "N/A", "a"), [None, 20, None, 10]),
+        # A category that nobody annotated need not be a label.
+        (categories("a", "b", used=1), ("a", "c"), [10, None]),
+        # Other names, as many: by order.
+        (categories("cat", "dog"), ("0", "1"), [10, 20]),
+        (categories("cat", "dog"), ("cat", "1"), [10, 20]),
+        # A label twice: the category goes to the first.
+        (categories("a"), ("a", "a"), [10, None]),
     ],
 )
-def test_average_precision_by_hand(
-    objects: list[tuple[list[float], int]], results: list[dict[str, Any]], ap: float, ap50: float
-) -> None:
-    found = average_precision(truth(*objects), results)
-    assert found["AP"] == pytest.approx(ap, abs=1e-6)
-    assert found["AP50"] == pytest.approx(ap50, abs=1e-6)
+def test_category_ids(annotations: dict[str, Any], labels: tuple[str, ...], wanted: list[int | None]) -> None:
+    assert category_ids(annotations, labels) == wanted
 
 
-def test_results_of_another_image() -> None:
-    with pytest.raises(InputError, match="image 5, which the annotations do not have"):
-        average_precision(truth((BOX, 1)), [{**result(BOX, 1), "image_id": 5}])
-
-
-def test_sizes() -> None:
-    # 40 x 40 is medium: above 32 x 32, below 96 x 96.
-    found = average_precision(truth((BOX, 1)), [result(BOX, 1)])
-    assert (found["APs"], found["APm"], found["APl"], found["AR100"]) == (-1, 1, -1, 1)
-
-
-def test_stdout_stays_clean(capsys: pytest.CaptureFixture[str]) -> None:
-    average_precision(truth((BOX, 1)), [result(BOX, 1)])
-    assert capsys.readouterr() == ("", "")
-
-
-def test_the_inputs_stay_as_they_are() -> None:
-    annotations, results = truth((BOX, 1)), [result(BOX, 1)]
-    before = json.dumps([annotations, results])
-    average_precision(annotations, results)
-    assert json.dumps([annotations, results]) == before
+def test_order_is_that_of_the_ids() -> None:
+    annotations = categories("cat", "dog")
+    annotations["categories"].reverse()
+    assert category_ids(annotations, ("0", "1")) == [10, 20]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("names", "labels"),
     [
-        (None, "No such file"),
-        ("", "wanted COCO annotations"),
-        ("[1, 2]", "no list images or annotations or categories"),
-        ('{"images": [], "annotations": {}}', "no list annotations or categories"),
-        ("[" * 100_000, "wanted COCO annotations"),
+        (("cat", "dog"), ("cat", "horse", "cow")),  # neither the names nor as many
+        (("cat", "dog"), ("dog", "horse")),  # as many, but dog would become cat
     ],
 )
-def test_read_coco_says_what_is_wrong(tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "a.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(InputError, match=message):
-        read_coco(path)
+def test_categories_that_do_not_fit(names: tuple[str, ...], labels: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match=f"of {', '.join(names)}; the model knows {', '.join(labels)}"):
+        category_ids(categories(*names), labels)
 
 
-def test_read_coco(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    path.write_text(json.dumps(truth((BOX, 1))))
-    assert read_coco(path) == truth((BOX, 1))
+def test_annotations_of_a_category_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="malformed COCO annotations: KeyError 5"):
+        category_ids({**categories("a"), "annotations": [{"category_id": 5}]}, ("a",))
+
+
+# A detector over pictures
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tiny") / "m.onnx"
+    tiny_model(path)
+    return build(path).path
+
+
+@pytest.fixture(params=[1, 3])
+def detector(request: pytest.FixtureRequest, bundle: Path) -> Iterator[Detector]:
+    with Detector.load(bundle, threads=1, parallel=request.param) as detector:
+        yield detector
+
+
+def test_detect_nothing(detector: Detector) -> None:
+    assert detect(detector, []) == []
+
+
+def test_detect_is_what_the_detector_gives_in_order(detector: Detector, tmp_path: Path) -> None:
+    images = coco_images(read_coco(write_set(tmp_path, 7)), tmp_path)[::-1]
+    seen: list[tuple[int, str, int]] = []
+
+    def look(frame: Frame, detections: Detections) -> None:
+        seen.append((frame.index, frame.name, len(detections)))
+
+    rows = detect(detector, images, on_image=look)
+    wanted = [detector(cv2.imread(str(path))).to_coco(image_id) for image_id, path in images]
+    assert rows == [row for rows in wanted for row in rows]
+    assert seen == [(i, path.name, len(rows)) for i, ((_, path), rows) in enumerate(zip(images, wanted, strict=True))]
+    assert min(r["score"] for r in rows) < REFERENCE_SCORE
+
+
+def test_detect_frames(detector: Detector) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    assert detect(detector, [(7, Frame(image))]) == detector(image).to_coco(7)
+
+
+def test_pictures_are_read_when_their_turn_comes(detector: Detector, tmp_path: Path) -> None:
+    write_set(tmp_path, 1)
+    read = done = most = 0
+
+    def pictures() -> Iterator[tuple[int, Path]]:
+        nonlocal read, most
+        for i in range(20):
+            read += 1
+            most = max(most, read - done)
+            yield i, tmp_path / "0.png"
+
+    def look(*_: object) -> None:
+        nonlocal done
+        done += 1
+
+    detect(detector, pictures(), on_image=look)
+    assert (read, done) == (20, 20)
+    assert most <= detector.runtime.parallel + 1
+
+
+def test_a_picture_that_cannot_be_read(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"a\.png"):
+        detect(detector, [(1, tmp_path / "a.png")])
+
+
+# Against annotations
+
+
+class Told:
+    """A runtime that finds, in every frame, what it was told."""
+
+    name, parallel = "told", 1
+
+    def __init__(self, *found: tuple[list[float], float, int]) -> None:
+        boxes, scores, labels = zip(*found, strict=True) if found else ((), (), ())
+        xyxy = np.array(boxes, np.float32).reshape(-1, 4)
+        xyxy[:, 2:] += xyxy[:, :2]
+        count = np.array([len(found)], np.int32)
+        self.outputs = Outputs(xyxy[None], np.float32([scores]), np.array([labels], np.int32), count)
+
+    def run(self, frames: Any) -> Outputs:
+        return self.outputs
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def one_picture(tmp_path: Path) -> dict[str, Any]:
+    """A picture 200x160 with an object each of thing_2 (category 5) and thing_0 (category 9)."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((160, 200, 3), np.uint8))
+    facts = {"image_id": 3, "area": 1600, "iscrowd": 0}
+    return {
+        "images": [{"id": 3, "file_name": "a.png", "width": 200, "height": 160}],
+        "annotations": [
+            {"id": 1, "category_id": 5, "bbox": BOX, **facts},
+            {"id": 2, "category_id": 9, "bbox": ELSEWHERE, **facts},
+        ],
+        "categories": [{"id": 5, "name": "thing_2"}, {"id": 9, "name": "Thing_0"}],
+    }
+
+
+def told(bundle: Path, *found: tuple[list[float], float, int]) -> Detector:
+    with Detector.load(bundle, threads=1) as real:
+        return Detector(real.bundle, Told(*found))  # type: ignore[arg-type]
+
+
+def test_evaluate_nothing_found(bundle: Path, one_picture: dict[str, Any], tmp_path: Path) -> None:
+    found = evaluate(told(bundle), one_picture, tmp_path)
+    assert (found.AP, found.per_class, found.images, found.objects) == (0, {"thing_2": 0, "Thing_0": 0}, 1, 2)
+
+
+def test_evaluate_maps_labels_to_categories(bundle: Path, one_picture: dict[str, Any], tmp_path: Path) -> None:
+    # thing_1 is not among the categories, so where it is "found" does not count.
+    detector = told(bundle, (BOX, 0.9, 1), (BOX, 0.8, 2), (ELSEWHERE, 0.7, 2), (ELSEWHERE, 0.2, 0))
+    found = evaluate(detector, one_picture, tmp_path)
+    assert found.per_class == {"thing_2": 1, "Thing_0": 1}
+    assert found.AP == 1
+
+
+def test_evaluate_tells_of_each_picture(detector: Detector, tmp_path: Path) -> None:
+    annotations = read_coco(write_set(tmp_path, 5))
+    annotations["categories"].append({"id": 8, "name": "third"})  # as many as the tiny model's labels
+    seen: list[str] = []
+    found = evaluate(detector, annotations, tmp_path, on_image=lambda frame, _: seen.append(frame.name))
+    assert seen == [f"{i}.png" for i in range(5)]
+    assert (found.images, found.objects) == (5, 4)
+    assert found == evaluate(detector, annotations, tmp_path)
+
+
+def test_evaluate_without_objects(bundle: Path, one_picture: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="hold no object"):
+        evaluate(told(bundle), {**one_picture, "annotations": []}, tmp_path)
+
+
+def test_a_picture_of_another_size(bundle: Path, one_picture: dict[str, Any], tmp_path: Path) -> None:
+    one_picture["images"][0]["width"] = 100
+    with pytest.raises(InputError, match=r"a\.png: is 200x160, its annotations are of 100x160"):
+        evaluate(told(bundle), one_picture, tmp_path)
+    del one_picture["images"][0]["width"], one_picture["images"][0]["height"]
+    assert evaluate(told(bundle, (BOX, 0.8, 2)), one_picture, tmp_path).AP == 0.5
+
+
+# Against another model
+
+
+@pytest.mark.parametrize("reference", [[], [row(BOX, score=0.29)], [row([10.0, 10.0, 0.0, 5.0])]])
+def test_a_reference_that_finds_nothing(reference: list[dict[str, Any]]) -> None:
+    with pytest.raises(InputError, match=r"nothing with a score of 0\.3 or more in 4 pictures"):
+        agreement(reference, [row(BOX)], ["a"], images=4)
+
+
+def test_agreement_of_nothing() -> None:
+    found = agreement([row(BOX)], [], ["a", "b"])
+    assert (found.AP, found.per_class, found.images, found.objects) == (0, {"a": 0}, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ap"),
+    [
+        ([row(BOX)], 1.0),
+        ([row(BOX, score=0.01)], 1.0),  # the score is the model's own business
+        ([row(BOX, label=1)], 0.0),
+        ([row([10, 10, 40, 55])], 0.5),  # IoU 0.727, as in test_accuracy.py
+        # A false one on another picture, better than the true one: precision 1 / 2 at every recall.
+        ([row(BOX), row(BOX, score=0.95, image=2)], 0.5),
+        # The reference saw that one too, with too little confidence to be the truth: not blamed.
+        ([row(BOX), row(ELSEWHERE, score=0.95)], 1.0),
+    ],
+)
+def test_agreement_by_hand(rows: list[dict[str, Any]], ap: float) -> None:
+    found = agreement([row(BOX), row(ELSEWHERE, score=0.29)], rows, ["a", "b"], images=2)
+    assert abs(found.AP - ap) < 1e-9
+    assert (found.images, found.objects) == (2, 1)
+
+
+def test_equal_rows_agree_exactly(detector: Detector, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    frames = [(i, Frame(rng.integers(0, 256, (64, 64, 3), np.uint8))) for i in range(4)]
+    rows = detect(detector, frames)
+    middle = float(np.median([r["score"] for r in rows]))
+    found = agreement(rows, json.loads(json.dumps(rows)), detector.names, min_score=middle)
+    assert (found.AP, found.AP50, found.AP75, found.AR100) == (1, 1, 1, 1)
+    assert set(found.per_class.values()) == {1}
+    assert 0 < found.objects < len(rows)
+
+
+def test_equal_rows_agree_exactly_beyond_a_hundred_per_picture() -> None:
+    rows = [row([20.0 * i, 0.1, 10.3, 10.7], score=1 - i / 500) for i in range(150)]
+    # Without area, such as a box clipped at the edge of the frame: overlaps nothing, not even itself.
+    rows += [row([5.0, 5.0, 0.0, 10.0], score=0.9)]
+    found = agreement(rows, rows, ["a"])
+    assert (found.AP, found.AR100, found.objects) == (1, 1, 150)

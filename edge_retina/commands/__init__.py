@@ -1,0 +1,1 @@
+"""Commands of `edge-retina`, one file each."""
