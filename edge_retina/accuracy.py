@@ -191,7 +191,7 @@ def _mean(values: F64) -> float:
 def comparison(accuracies: Sequence[tuple[str, Accuracy]]) -> list[tuple[str, ...]]:
     """A table as rows of text, header first: a row per figure, a column per named accuracy.
 
-    After each but the first stands its difference from the first. "-" where there is no object to find.
+    After each but the first stands its change from the first. "-" where there is no object to find.
     """
     values = {name: [getattr(accuracy, name) for _, accuracy in accuracies] for name in _FIGURES}
     return [_header(accuracies), *(_cells(name, row) for name, row in values.items())]
@@ -211,7 +211,7 @@ def class_comparison(accuracies: Sequence[tuple[str, Accuracy]], most: int | Non
 
 def _header(accuracies: Sequence[tuple[str, Accuracy]]) -> tuple[str, ...]:
     (first, _), *others = accuracies
-    return "", first, *(cell for name, _ in others for cell in (name, "difference"))
+    return "", first, *(cell for name, _ in others for cell in (name, "change"))
 
 
 def _cells(name: str, values: Sequence[float]) -> tuple[str, ...]:

@@ -223,7 +223,7 @@ def test_one_model_alone() -> None:
 
 def test_differences_from_the_first() -> None:
     rows = comparison([("m", ONE), ("n", OTHER), ("o", ONE)])
-    assert rows[0] == ("", "m", "n", "difference", "o", "difference")
+    assert rows[0] == ("", "m", "n", "change", "o", "change")
     assert rows[1] == ("AP", "0.5000", "0.5000", "+0.0000", "0.5000", "+0.0000")  # no -0.0000
     assert rows[2] == ("AP50", "0.8000", "0.8100", "+0.0100", "0.8000", "+0.0000")
     assert rows[3] == ("AP75", "0.4000", "0.2500", "-0.1500", "0.4000", "+0.0000")

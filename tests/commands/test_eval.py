@@ -150,10 +150,10 @@ def test_tables(run: Run) -> None:
     rows = cells(result.stdout)
     assert [row[0] for row in rows[:7]] == FIGURES
     assert {row[0] for row in rows[7:]} == {"square", "bar"}
-    for _, first, second, difference in rows:
+    for _, first, second, change in rows:
         if "-" not in (first, second):
-            assert abs(float(second) - float(first) - float(difference)) < 0.00011
-    for heading in ("m.edge fp32", "n.edge fp32", "difference", "AP per class"):
+            assert abs(float(second) - float(first) - float(change)) < 0.00011
+    for heading in ("m.edge fp32", "n.edge fp32", "change", "AP per class"):
         assert heading in result.stdout
     # Progress is talk.
     assert "m.edge fp32" in result.stderr
@@ -161,9 +161,9 @@ def test_tables(run: Run) -> None:
     assert "6/6" not in result.stdout
 
 
-def test_one_model_has_no_difference(run: Run) -> None:
+def test_one_model_has_no_change(run: Run) -> None:
     result = run("m.edge", "--coco", "set")
-    assert "difference" not in result.stdout
+    assert "change" not in result.stdout
     assert {len(row) for row in cells(result.stdout)} == {2}
 
 
