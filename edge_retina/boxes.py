@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edge_retina.spec import DetectorSpec, Geometry
 
-__all__ = ["clip", "decode", "detect", "iou", "make_anchors", "nms", "select", "sigmoid", "to_anchor_rows"]
+__all__ = ["clip", "decode", "detect", "iou", "make_anchors", "nms", "paired_iou", "select", "sigmoid", "to_anchor_rows"]
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -68,6 +68,15 @@ def iou(boxes: F32, others: F32) -> F32:
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     other_area = (others[:, 2] - others[:, 0]) * (others[:, 3] - others[:, 1])
     union = area[:, None] + other_area[None, :] - inter
+    share: F32 = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
+    return share
+
+
+def paired_iou(boxes: F32, others: F32) -> F32:
+    """Intersection over union of each box with the one in the same row, (N,); 0 where the union is empty."""
+    side = np.maximum(np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2]), np.float32(0))
+    inter = side[:, 0] * side[:, 1]
+    union = np.prod(boxes[:, 2:] - boxes[:, :2], 1) + np.prod(others[:, 2:] - others[:, :2], 1) - inter
     share: F32 = np.divide(inter, union, out=np.zeros_like(inter), where=union > 0)
     return share
 

@@ -1,0 +1,116 @@
+"""Pass: quantized convolutions with float results, in a form that ONNX Runtime computes in integers.
+
+ONNX Runtime has an integer kernel for a Conv only when its result is quantized too, which would cost the heads their
+precision; a MatMul between DequantizeLinear nodes it computes in integers with a float result. So such a Conv becomes a
+call of edge_retina::IntegerConv, whose body spells the convolution as one MatMul; TensorRT gets the Conv back.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from edge_retina.rewrite.decode import DOMAIN
+from edge_retina.rewrite.emit import Emitter
+
+__all__ = ["restore_convs", "to_integer_convs"]
+
+_NAME = "IntegerConv"
+_INPUTS = ("codes", "scale", "zero", "weight", "weight_scale", "weight_zero", "bias")
+
+
+def to_integer_convs(graph: gs.Graph) -> int:
+    """Replace each quantized Conv that keeps its size and whose result is a graph-inner float by an IntegerConv call.
+
+    Rule: data and weight come from DequantizeLinear, there is a bias, the kernel is odd and square, strides, dilations
+    and group are 1, the padding keeps the size, and only AnchorDecode reads the result. Scope: main graph, and one
+    function per kernel size. Returns the number of convolutions replaced; a second run returns 0.
+    """
+    replaced = 0
+    for node in list(graph.nodes):
+        if node.op != "Conv" or not _fits(node):
+            continue
+        size = node.inputs[1].shape[2]
+        name = f"{_NAME}{size}x{size}"
+        if not any((f.domain, f.name) == (DOMAIN, name) for f in graph.functions):
+            graph.functions.append(_function(name, size, graph.opset))
+        data, weight = node.inputs[0].inputs[0], node.inputs[1].inputs[0]
+        result = node.outputs[0]
+        call = gs.Node(name, f"cpu/{node.name}", {}, [*data.inputs, *weight.inputs, node.inputs[2]], [result])
+        call.domain = DOMAIN
+        node.outputs.clear()
+        graph.nodes.append(call)
+        replaced += 1
+    if replaced:
+        graph.cleanup().toposort()
+    return replaced
+
+
+def restore_convs(graph: gs.Graph) -> int:
+    """Turn IntegerConv calls into the convolutions that they were, and drop the functions.
+
+    Scope: main graph. Returns the number of calls replaced; a second run returns 0.
+    """
+    calls = [n for n in graph.nodes if n.domain == DOMAIN and n.op.startswith(_NAME)]
+    for call in calls:
+        codes, scale, zero, weight, weight_scale, weight_zero, bias = call.inputs
+        result, name = call.outputs[0], call.name.removeprefix("cpu/")
+        call.outputs.clear()
+        data = gs.Variable(f"{result.name}/data", np.float32)
+        kernel = gs.Variable(f"{result.name}/weight", np.float32)
+        graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/data", {}, [codes, scale, zero], [data]))
+        inputs = [weight, weight_scale, weight_zero]
+        graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/weight", {"axis": 0}, inputs, [kernel]))
+        size = weight.shape[2]
+        attrs = {"kernel_shape": [size, size], "pads": [size // 2] * 4, "strides": [1, 1]}
+        graph.nodes.append(gs.Node("Conv", name, attrs, [data, kernel, bias], [result]))
+    if calls:
+        graph.functions = [f for f in graph.functions if not (f.domain == DOMAIN and f.name.startswith(_NAME))]
+        graph.cleanup().toposort()
+    return len(calls)
+
+
+def _fits(conv: gs.Node) -> bool:
+    quantized = all(t.inputs and t.inputs[0].op == "DequantizeLinear" for t in conv.inputs[:2])
+    if not quantized or len(conv.inputs) < 3:
+        return False
+    size, attrs = conv.inputs[1].shape[2:], conv.attrs
+    return (
+        size[0] == size[1]
+        and size[0] % 2 == 1
+        and attrs.get("group", 1) == 1
+        and attrs.get("auto_pad", "NOTSET") == "NOTSET"
+        and list(attrs.get("pads", [0] * 4)) == [size[0] // 2] * 4
+        and set(attrs.get("strides", [1])) | set(attrs.get("dilations", [1])) == {1}
+        and bool(conv.outputs[0].outputs)
+        and all(n.domain == DOMAIN for n in conv.outputs[0].outputs)
+    )
+
+
+def _function(name: str, size: int, opset: int) -> gs.Function:
+    """Pixels last, then the kernel's window as size * size shifted copies side by side, times the weight as a matrix."""
+    inputs = [gs.Variable(f"{name}/{what}") for what in _INPUTS]
+    function = gs.Function(name, DOMAIN, inputs=inputs, opset=opset)
+    codes, scale, zero, weight, weight_scale, weight_zero, bias = inputs
+    emit = Emitter(function, name)
+    rows = emit("Transpose", codes, perm=[0, 2, 3, 1])
+    edge = size // 2
+    if edge:
+        padded = emit("Pad", rows, np.array([0, edge, edge, 0, 0, edge, edge, 0]), zero)
+        shifts = [(y, x) for y in range(size) for x in range(size)]
+        rows = emit("Concat", *(_shifted(emit, padded, y, x, size) for y, x in shifts), axis=3)
+    matrix = emit("Flatten", emit("Transpose", weight, perm=[2, 3, 1, 0]), axis=3)
+    product = emit(
+        "MatMul",
+        emit("DequantizeLinear", rows, scale, zero),
+        emit("DequantizeLinear", matrix, weight_scale, weight_zero, axis=1),
+    )
+    function.outputs = [emit("Transpose", emit("Add", product, bias), perm=[0, 3, 1, 2])]
+    return function
+
+
+def _shifted(emit: Emitter, padded: gs.Variable, y: int, x: int, size: int) -> gs.Variable:
+    """The picture moved by (y, x) within its padding."""
+    # A stop of 0 would mean nothing; the largest integer means the end.
+    stops = [stop if stop < 0 else np.iinfo(np.int64).max for stop in (y + 1 - size, x + 1 - size)]
+    return emit("Slice", padded, np.array([y, x]), np.array(stops), np.array([1, 2]))
