@@ -1,0 +1,257 @@
+"""What each runtime is given: a bundle's model, lowered for it, and what precision its convolutions came out in."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edge_retina.bundle import PRECISIONS
+from edge_retina.errors import ModelError, RuntimeFailure, UsageError
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from edge_retina.spec import DetectorSpec
+
+__all__ = [
+    "PLUGIN_NAMESPACE",
+    "PLUGIN_VERSION",
+    "TARGETS",
+    "Layer",
+    "check_precision",
+    "conv_precisions",
+    "engine_layers",
+    "lower",
+    "network_layers",
+]
+
+# Of the plugin that takes AnchorDecode's place in TensorRT; its name is the function's.
+PLUGIN_NAMESPACE, PLUGIN_VERSION = "edge_retina", "1"
+# Target to the form of NMS in its AnchorDecode; None: what the bundle has.
+TARGETS: dict[str, str | None] = {"ort": None, "tensorrt": "operator", "tensorrt_rtx": "fixpoint"}
+
+
+def lower(
+    model: bytes,
+    target: str,
+    spec: DetectorSpec,
+    *,
+    precision: str = "fp32",
+    keep: Collection[str] = (),
+    plugin: bool = True,
+) -> bytes:
+    """A bundle's model in the form that a runtime wants.
+
+    model: ONNX as in the bundle, with its spec and precision. target: one of TARGETS. keep: what rewrite.half is to
+    leave in float32. plugin: for "tensorrt", call the CUDA plugin instead of carrying AnchorDecode's body.
+
+    ort: the model as it is. tensorrt, tensorrt_rtx: for fp16 and int8 a float16 trunk and float32 decoding; for int8
+    signed activations and none of what is there for ONNX Runtime's sake; always a fixed number of candidates, so that
+    no shape depends on the data. tensorrt_rtx has neither plugins nor a kernel for NonMaxSuppression: its NMS has the
+    fixpoint form.
+    Raises UsageError, ModelError.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}")
+    if (nms := TARGETS[target]) is None:
+        return model
+    import onnx
+    import onnx_graphsurgeon as gs
+
+    graph = gs.import_onnx(onnx.load_from_string(model))
+    _redecode(graph, spec, nms)
+    if precision == "int8":
+        from edge_retina.rewrite.integer_conv import restore_convs
+        from edge_retina.rewrite.signed import to_signed
+
+        restore_convs(graph)
+        to_signed(graph)
+    if precision != "fp32":
+        from edge_retina.rewrite.half import to_half
+
+        to_half(graph, keep)
+    if target == "tensorrt" and plugin:
+        _call_plugin(graph)
+    lowered: bytes = gs.export_onnx(graph).SerializeToString(deterministic=True)
+    return lowered
+
+
+def _redecode(graph: gs.Graph, spec: DetectorSpec, nms: str) -> None:
+    """Replace AnchorDecode by one with a fixed number of candidates and the given form of NMS."""
+    from edge_retina.rewrite.decode import add_decode, find_function
+    from edge_retina.rewrite.nms import add_nms
+
+    function, call = find_function(graph), _call(graph)
+    if function is None:
+        raise ModelError("the model has no AnchorDecode to lower; give the model of a bundle: edge-retina build")
+    graph.outputs = list(call.inputs)
+    graph.nodes.remove(call)
+    call.inputs.clear()
+    graph.functions.remove(function)
+    add_decode(graph, spec, static=True)
+    add_nms(graph, spec, nms)
+
+
+def _call(graph: gs.Graph) -> gs.Node:
+    from edge_retina.rewrite.decode import DOMAIN, FUNCTION
+
+    return next((node for node in graph.nodes if (node.domain, node.op) == (DOMAIN, FUNCTION)), None)
+
+
+def _call_plugin(graph: gs.Graph) -> None:
+    """Drop AnchorDecode's body and name the plugin; with both there, which one wins depends on TensorRT's version."""
+    from edge_retina.rewrite.decode import find_function
+
+    graph.functions.remove(find_function(graph))
+    _call(graph).attrs |= {"plugin_version": PLUGIN_VERSION, "plugin_namespace": PLUGIN_NAMESPACE}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of a parsed network or a built engine.
+
+    type: TensorRT's own word. inputs, outputs, constants: name and data type of each tensor; constants are those built
+    into an engine's layer, largest first. nodes: names of the ONNX nodes it comes from.
+    """
+
+    name: str
+    type: str
+    inputs: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
+    nodes: tuple[str, ...] = ()
+    constants: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Layer:
+        """Read what dataclasses.asdict and JSON made of a layer."""
+        lists = ("inputs", "outputs", "constants")
+        tensors = {key: tuple((name, kind) for name, kind in data[key]) for key in lists}
+        return cls(data["name"], data["type"], nodes=tuple(data["nodes"]), **tensors)
+
+
+def network_layers(network: Any) -> tuple[Layer, ...]:
+    """The layers of a TensorRT INetworkDefinition, as the parser made them."""
+
+    def tensors(get: Callable[[int], Any], count: int) -> tuple[tuple[str, str], ...]:
+        return tuple((t.name, t.dtype.name) for t in map(get, range(count)) if t is not None)
+
+    layers = (network.get_layer(i) for i in range(network.num_layers))
+    return tuple(
+        Layer(
+            layer.name,
+            layer.type.name,
+            tensors(layer.get_input, layer.num_inputs),
+            tensors(layer.get_output, layer.num_outputs),
+            (layer.name,),
+        )
+        for layer in layers
+    )
+
+
+def engine_layers(text: str) -> tuple[Layer, ...]:
+    """The layers of a built engine, from IEngineInspector's text in the format ONELINE, TensorRT 11 and TensorRT-RTX.
+
+    Of a fused layer `nodes` names every ONNX node in it. Lines that describe no layer are passed over.
+    """
+    return tuple(
+        Layer(
+            found["name"],
+            found["type"],
+            _tensors(found["inputs"]),
+            _tensors(found["outputs"]),
+            tuple(_NODE.findall(found["rest"])),
+            _tensors(found["constants"] or "", largest_first=True),
+        )
+        for found in filter(None, map(_LINE.match, text.splitlines()))
+    )
+
+
+# Every list is empty or ends in a brace; the brackets inside it follow numbers.
+_LINE = re.compile(
+    r"Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>|.*?\})\], "
+    r"(?:Constants: \[(?P<constants>|.*?\})\], )?Outputs: \[(?P<outputs>|.*?\})\](?P<rest>.*)$"
+)
+_TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[([\d,-]*)\].*?Datatype: (\w+)")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+
+
+def _tensors(text: str, *, largest_first: bool = False) -> tuple[tuple[str, str], ...]:
+    found = _TENSOR.findall(text)
+    if largest_first:
+        found.sort(key=lambda tensor: -math.prod(int(size) for size in tensor[1].split(",") if size))
+    return tuple((name, kind) for name, _, kind in found)
+
+
+_CONVS = ("CONVOLUTION", "DECONVOLUTION")
+# TensorRT's words, of INetworkDefinition and of IEngineInspector, to ours; narrowest first.
+_KINDS = {"int8": "int8", "half": "fp16", "float": "fp32"}
+# Layers of an engine that convolve; generated kernels before and after them name the node as well. A fusion is one of
+# a matrix product, which a 1x1 convolution may become.
+_KERNELS = re.compile("conv|correlation|gemm|fusion", re.IGNORECASE)
+
+
+def conv_precisions(
+    network: Iterable[Layer], macs: Mapping[str, int], engine: Iterable[Layer] = ()
+) -> dict[str, float]:
+    """Share of the convolutions' multiply-accumulates in each precision: int8, fp16, fp32, other; they sum to 1.
+
+    network: layers of the parsed network. macs: of rewrite.macs, for the same model. engine: layers of the built
+    engine, where it can be read; then it decides, and what it does not show is other. A convolution is int8 when data
+    and weights are; in a parsed network, when both come from int8 through DequantizeLinear.
+    Raises RuntimeFailure when the network lacks a convolution of `macs`.
+    """
+    producers: dict[str, Layer] = {}
+    convs: dict[str, Layer] = {}
+    for layer in network:
+        producers |= {name: layer for name, _ in layer.outputs}
+        convs |= {name: layer for name, _ in layer.outputs if layer.type in _CONVS}
+    if missing := [name for name in macs if name not in convs]:
+        raise RuntimeFailure(
+            f"wanted {len(macs)} convolutions in the parsed network, found {len(macs) - len(missing)}, without "
+            f"{missing[0]!r}; were the network and the multiply-accumulates read from one model?"
+        )
+    built: dict[str, list[str]] = {}
+    engine = tuple(engine)
+    for layer in filter(lambda layer: _KERNELS.search(layer.type), engine):
+        for node in layer.nodes:
+            # Data and weights; what is added to their product may have any type.
+            built.setdefault(node, []).extend(kind for _, kind in (*layer.inputs[:1], *layer.constants[:1]))
+    work = dict.fromkeys((*_KINDS.values(), "other"), 0)
+    for name, count in macs.items():
+        conv = convs[name]
+        kinds = built.get(conv.name, []) if engine else [_stored(t, producers) for t in conv.inputs[:2]]
+        work[_widest(kinds)] += count
+    total = sum(work.values()) or 1
+    return {kind: count / total for kind, count in work.items()}
+
+
+def _stored(tensor: tuple[str, str], producers: Mapping[str, Layer]) -> str:
+    """Data type of a tensor, or of what it was dequantized from."""
+    name, kind = tensor
+    source = producers.get(name)
+    return source.inputs[0][1] if source is not None and source.type == "DEQUANTIZE" else kind
+
+
+def _widest(kinds: Iterable[str]) -> str:
+    ours = [_KINDS.get(kind.lower(), "other") for kind in kinds]
+    order = [*_KINDS.values(), "other"]
+    return max(ours, key=order.index, default="other")
+
+
+def check_precision(shares: Mapping[str, float], precision: str, least: float = 0.5) -> None:
+    """Raise RuntimeFailure when less than `least` of the convolutions' work is in the precision that was asked for.
+
+    shares: of conv_precisions. FP32 always holds: nothing is narrower than it was asked to be.
+    """
+    if precision != "fp32" and shares[precision] < least:
+        found = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
+        raise RuntimeFailure(
+            f"wanted at least {least:.0%} of the convolutions' work in {precision}, the engine has "
+            f"{shares[precision]:.1%} ({found}); another TensorRT version may fuse this model, or build it "
+            f"{'with --fp16' if precision == 'int8' else 'without --fp16'}"
+        )

@@ -1,0 +1,384 @@
+"""Lowering for each runtime, held against ONNX Runtime, and built by the real TensorRT-RTX where there is one.
+
+Built are the digits model and a RetinaNet with ResNet-50 at 640x640: 2 and 4 s an engine on two cores.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+import rtx
+from models import tiny_model
+from retinanet import retinanet_r50
+
+from edge_retina import compile as lowering
+from edge_retina.compile import Layer, check_precision, conv_precisions, engine_layers, lower
+from edge_retina.errors import ModelError, RuntimeFailure, UsageError
+from edge_retina.importer import import_model, load_onnx
+from edge_retina.rewrite import rewrite
+from edge_retina.rewrite.decode import call_attributes
+from edge_retina.rewrite.integer_conv import to_integer_convs
+from edge_retina.rewrite.macs import conv_macs
+from edge_retina.rewrite.opset import raise_opset
+from edge_retina.rewrite.placement import layer_name, place
+from edge_retina.rewrite.qdq import add_qdq
+from edge_retina.runtime.ort import OrtRuntime
+from edge_retina.spec import DetectorSpec
+from edge_retina.weights import half_scale, quantize_weight
+
+DIGITS = Path(__file__).resolve().parent.parent / "samples" / "digits" / "digits.onnx"
+PRECISIONS = ("fp32", "fp16", "int8")
+FRAME = (48, 80)
+
+
+@cache
+def bundled(name: str, precision: str, frame: tuple[int, int] | None) -> tuple[bytes, DetectorSpec]:
+    """What a bundle of that precision holds; INT8 with made-up ranges, for only types and shapes matter here."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        make = {"tiny": lambda: tiny_model(path), "r50": lambda: retinanet_r50(path)}
+        if name in make:
+            make[name]()
+        source = load_onnx(DIGITS if name == "digits" else path)
+    found = import_model(source)
+    graph = source.graph if precision == "fp32" else raise_opset(source.graph)
+    model = rewrite(graph, found, frame)
+    if precision == "int8":
+        model = quantized(model)
+    return model.SerializeToString(), found.spec
+
+
+def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
+    graph = gs.import_onnx(model)
+    placement = place(graph)
+    shared, weights = {}, {}
+    for node in graph.nodes:
+        if node.op == "Conv" and layer_name(node) in placement.convs:
+            constant = node.inputs[1]
+            if constant.name not in shared:
+                shared[constant.name] = quantize_weight(constant.values, search=False)
+            weights[layer_name(node)] = shared[constant.name]
+    scale = float(half_scale(np.float32(0.06)))
+    add_qdq(graph, placement, dict.fromkeys(placement.groups.values(), scale), weights, {})
+    to_integer_convs(graph)
+    return gs.export_onnx(graph)
+
+
+def load(model: bytes) -> onnx.ModelProto:
+    proto = onnx.load_from_string(model)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def operators(proto: onnx.ModelProto) -> set[str]:
+    def walk(nodes):
+        for node in nodes:
+            yield node.op_type
+            for attribute in node.attribute:
+                yield from walk(attribute.g.node)
+
+    return set(walk(proto.graph.node)) | {op for f in proto.functions for op in walk(f.node)}
+
+
+def detect(model: bytes, size: tuple[int, int] = FRAME, batch: int = 2) -> list[np.ndarray]:
+    frames = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), dtype=np.uint8)
+    with OrtRuntime(model) as runtime:
+        return list(runtime.run(frames))
+
+
+def call_of(proto: onnx.ModelProto) -> onnx.NodeProto:
+    return next(node for node in proto.graph.node if node.op_type == "AnchorDecode")
+
+
+# --- the graphs
+
+
+def test_unknown_target_and_precision_name_the_known_ones():
+    model, spec = bundled("tiny", "fp32", None)
+    with pytest.raises(UsageError, match="ort, tensorrt, tensorrt_rtx"):
+        lower(model, "openvino", spec)
+    with pytest.raises(UsageError, match="fp32, fp16, int8"):
+        lower(model, "ort", spec, precision="int4")
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt_rtx"])
+def test_a_model_without_decoder_is_an_error(target):
+    model, spec = tiny_model()
+    with pytest.raises(ModelError, match="no AnchorDecode"):
+        lower(model.SerializeToString(), target, spec)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_onnx_runtime_gets_the_model_as_it_is(precision):
+    model, spec = bundled("tiny", precision, None)
+    assert lower(model, "ort", spec, precision=precision) == model
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_plugin_form_has_no_body_and_names_the_plugin(precision):
+    model, spec = bundled("tiny", precision, None)
+    proto = load(lower(model, "tensorrt", spec, precision=precision))
+    assert not proto.functions
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in call_of(proto).attribute}
+    assert (attributes.pop("plugin_version"), attributes.pop("plugin_namespace")) == (b"1", b"edge_retina")
+    assert set(attributes) == set(call_attributes(spec))
+    assert [t.name for t in proto.graph.output] == ["boxes", "scores", "labels", "count"]
+    assert len(call_of(proto).input) == 2 * spec.num_levels + 1
+
+
+def test_the_body_goes_with_operator_nms_to_tensorrt_and_with_fixpoint_nms_to_rtx():
+    model, spec = bundled("tiny", "fp32", None)
+    body = load(lower(model, "tensorrt", spec, plugin=False))
+    assert "NonMaxSuppression" in operators(body)
+    assert not {"plugin_version", "plugin_namespace"} & {a.name for a in call_of(body).attribute}
+    rtx_body = load(lower(model, "tensorrt_rtx", spec))
+    assert "Loop" in operators(rtx_body)
+    assert not operators(rtx_body) & {"NonMaxSuppression", "NonZero"}
+
+
+@pytest.mark.parametrize("plugin", [True, False])
+def test_rtx_is_never_told_of_a_plugin(plugin):
+    model, spec = bundled("tiny", "fp32", None)
+    proto = load(lower(model, "tensorrt_rtx", spec, plugin=plugin))
+    assert [f.name for f in proto.functions] == ["AnchorDecode"]
+    assert not any(a.name.startswith("plugin") for node in proto.graph.node for a in node.attribute)
+
+
+@pytest.mark.parametrize("frame", [None, FRAME])
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt_rtx"])
+def test_lowered_fp32_detects_the_same(target, frame):
+    model, spec = bundled("tiny", "fp32", frame)
+    wanted = detect(model)
+    assert (wanted[3] > 3).all()
+    for ours, theirs in zip(detect(lower(model, target, spec, plugin=False)), wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lowered_half_detects_nearly_the_same(precision):
+    """float16 has 11 bits: logits about -5 are known to 0.002 or so, and with int8 a code may fall on either side."""
+    model, spec = bundled("tiny", precision, None)
+    boxes, scores, labels, count = detect(lower(model, "tensorrt_rtx", spec, precision=precision))
+    wanted = detect(model)
+    assert np.abs(scores - wanted[1]).max() < (0.005 if precision == "fp16" else 0.02)
+    assert np.abs(count - wanted[3]).max() <= 0.1 * wanted[3].max()
+    assert (boxes.dtype, labels.dtype) == (np.float32, np.int32)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt_rtx"])
+def test_types_of_a_half_graph(target, precision):
+    model, spec = bundled("tiny", precision, None)
+    proto = load(lower(model, target, spec, precision=precision))
+    graph = gs.import_onnx(proto)
+    biases = [node.inputs[2].values.dtype for node in graph.nodes if node.op == "Conv"]
+    assert set(biases) == {np.dtype(np.float16)}
+    quantizers = [node for node in graph.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")]
+    assert bool(quantizers) == (precision == "int8")
+    # The first Q reads the float32 picture; whoever computes with what a DQ gives is float16.
+    assert all(node.inputs[1].values.dtype == np.float16 for node in quantizers if node.op == "DequantizeLinear")
+    assert all(node.inputs[2].values.dtype == np.int8 and not node.inputs[2].values.any() for node in quantizers)
+    call = next(node for node in graph.nodes if node.op == "AnchorDecode")
+    assert {t.inputs[0].attrs["to"] for t in call.inputs[:-1]} == {onnx.TensorProto.FLOAT}
+
+
+def test_what_is_kept_stays_float32():
+    model, spec = bundled("tiny", "fp16", None)
+    stem = next(node.output[0] for node in load(model).graph.node if node.op_type == "Conv")
+    graph = gs.import_onnx(load(lower(model, "tensorrt", spec, precision="fp16", keep=(stem,))))
+    types = {node.outputs[0].name: node.inputs[1].values.dtype.name for node in graph.nodes if node.op == "Conv"}
+    assert types.pop(stem) == "float32"
+    assert set(types.values()) == {"float16"}
+
+
+@pytest.mark.parametrize("target", lowering.TARGETS)
+def test_the_same_model_gives_the_same_bytes(target):
+    model, spec = bundled("tiny", "int8", None)
+    assert lower(model, target, spec, precision="int8") == lower(model, target, spec, precision="int8")
+
+
+def test_a_lowered_model_lowers_to_itself():
+    model, spec = bundled("tiny", "fp16", None)
+    once = lower(model, "tensorrt_rtx", spec, precision="fp16")
+    assert lower(once, "tensorrt_rtx", spec, precision="fp16") == once
+
+
+# --- what an engine is made of
+
+ENGINE = """\
+Name: conv0_myl0_1, LayerType: correlation, Inputs: [ { Name: a, Dimensions: [1,32,32,32], Strides: [1,1,1,1], \
+StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) Channel major format }], Constants: [ { Name: b, Dimensions: \
+[1,32,1,1], Strides: [32,1,32,32], StrideOrder: [3,0,2,1], Datatype: Float, Format: (NHWC) Channel major format }, \
+{ Name: w, Dimensions: [32,32,3,3], Strides: [288,1,96,32], StrideOrder: [3,0,2,1], Datatype: Int8, Format: (NHWC) \
+Channel major format }], Outputs: [ { Name: y, Dimensions: [1,32,32,32], Strides: [32768,1,1024,32], StrideOrder: \
+[3,0,2,1], Datatype: Half, Format: (NHWC) Channel major format }], TacticName: __myelin_CASK_STUB, StreamId: 0, \
+Metadata: [ONNX Layer: conv0][ONNX Layer: d0]
+Name: __myl_Cast_myl0_8, LayerType: kgen, Inputs: [ { Name: y, Dimensions: [1,8], Strides: [8,1], StrideOrder: [1,0], \
+Datatype: Half, Format: (Linear) Row major linear format }], Constants: [], Outputs: [ { Name: z, Dimensions: [1,8], \
+Strides: [8,1], StrideOrder: [1,0], Datatype: Float, Format: (Linear) Row major linear format }], TacticName: t, \
+StreamId: 0, Metadata:
+"""
+
+
+def test_no_text_has_no_layers():
+    assert engine_layers("") == ()
+    assert engine_layers("\nnothing of the kind\n") == ()
+
+
+def test_an_engines_text():
+    assert engine_layers(ENGINE) == (
+        Layer(
+            "conv0_myl0_1",
+            "correlation",
+            (("a", "Int8"),),
+            (("y", "Half"),),
+            ("conv0", "d0"),
+            (("w", "Int8"), ("b", "Float")),
+        ),
+        Layer("__myl_Cast_myl0_8", "kgen", (("y", "Half"),), (("z", "Float"),)),
+    )
+
+
+def conv(name: str, *kinds: str, inputs: tuple[str, ...] = ("x", "w")) -> Layer:
+    return Layer(name, "CONVOLUTION", tuple(zip(inputs, kinds, strict=False)), ((f"{name}.out", kinds[0]),), (name,))
+
+
+def dequantize(name: str, stored: str, kind: str = "HALF") -> Layer:
+    return Layer(f"dq_{name}", "DEQUANTIZE", ((f"{name}.codes", stored), ("s", kind)), ((name, kind),))
+
+
+def shares(int8: float = 0.0, fp16: float = 0.0, fp32: float = 0.0, other: float = 0.0) -> dict[str, float]:
+    return {"int8": int8, "fp16": fp16, "fp32": fp32, "other": other}
+
+
+def test_a_network_without_convolutions():
+    assert conv_precisions([], {}) == shares()
+
+
+def test_a_parsed_network_by_hand():
+    """Of 100: 50 with data and weights from int8, 20 with weights only, 20 half, 10 float."""
+    network = [
+        *(dequantize("x", "INT8"), dequantize("w", "INT8")),
+        conv("both", "HALF", "HALF"),
+        conv("weights", "HALF", "HALF", inputs=("raw", "w")),
+        conv("half", "HALF", inputs=("raw",)),
+        conv("float", "FLOAT", inputs=("raw",)),
+        Layer("relu", "ACTIVATION", (("both.out", "HALF"),), (("r", "HALF"),)),
+    ]
+    macs = {"both.out": 50, "weights.out": 20, "half.out": 20, "float.out": 10}
+    assert conv_precisions(network, macs) == shares(int8=0.5, fp16=0.4, fp32=0.1)
+
+
+def test_the_engine_decides_where_it_is_known():
+    """Asked for int8: one is, whatever it adds; one came out in float, one with half weights, one is not shown."""
+    network = [dequantize("x", "INT8"), dequantize("w", "INT8"), *(conv(n, "HALF", "HALF") for n in "abcd")]
+    engine = [
+        Layer(
+            "1", "correlation", (("p", "Int8"), ("skip", "Half")), (), ("a", "dq_x"), (("w", "Int8"), ("s", "Float"))
+        ),
+        Layer("2", "CaskConvolution", (("p", "Float"),), (), ("b",), (("w", "Float"),)),
+        Layer("3", "runtime_fusion", (("p", "Int8"),), (), ("c",), (("w", "Half"),)),
+        Layer("4", "kgen", (("p", "Int8"),), (), ("a", "b", "c", "d"), (("w", "Int8"),)),
+    ]
+    macs = dict.fromkeys((f"{n}.out" for n in "abcd"), 1)
+    assert conv_precisions(network, macs) == shares(int8=1.0)
+    assert conv_precisions(network, macs, engine) == shares(0.25, 0.25, 0.25, 0.25)
+
+
+def test_a_convolution_that_the_network_lacks_is_an_error():
+    with pytest.raises(RuntimeFailure, match=r"2 convolutions .* found 1, without 'b.out'"):
+        conv_precisions([conv("a", "FLOAT")], {"a.out": 1, "b.out": 1})
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_an_engine_that_came_out_in_float_is_an_error(precision):
+    with pytest.raises(RuntimeFailure, match=rf"50% .* {precision}, the engine has 20.0% .*fp32 60.0%"):
+        check_precision(shares(int8=0.2, fp16=0.2, fp32=0.6), precision)
+
+
+def test_an_engine_as_asked_for_is_none():
+    check_precision(shares(int8=0.96, fp16=0.04), "int8", least=0.95)
+    check_precision(shares(fp16=0.9, fp32=0.1), "fp16")
+    check_precision(shares(fp32=1.0), "fp32")
+
+
+# --- the real builder
+
+
+def profile(frame: tuple[int, int] | None, batches: tuple[int, int, int]) -> dict[str, Any]:
+    sizes = [frame] * 3 if frame else [(64, 64), (480, 640), (2160, 4096)]
+    return {"frames": [[batch, *size, 3] for batch, size in zip(batches, sizes, strict=True)]}
+
+
+def build(name: str, precision: str, frame: tuple[int, int] | None, batches: tuple[int, int, int]) -> dict[str, float]:
+    """Lower for TensorRT-RTX and build; what precision the engine's convolutions have."""
+    rtx.interpreter()
+    model, spec = bundled(name, precision, frame)
+    lowered = lower(model, "tensorrt_rtx", spec, precision=precision)
+    built = rtx.build(lowered, profiles=profile(frame, batches))
+    assert built.ok, f"{built.stage}: {built.error}"
+    assert built.engine_bytes > 1e6
+    macs = conv_macs(load(lowered))
+    found = conv_precisions(built.network, macs, built.engine)
+    assert found == pytest.approx(conv_precisions(built.network, macs))
+    check_precision(found, precision)
+    return found
+
+
+@pytest.mark.parametrize("frame", [None, (480, 640)])
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", ["digits", "r50"])
+def test_rtx_builds_one_engine_for_batches_of_one_to_four(name, precision, frame):
+    found = build(name, precision, frame, (1, 4, 4))
+    if precision == "int8":
+        assert found["int8"] >= 0.8
+        assert found["int8"] + found["fp16"] == pytest.approx(1)
+    else:
+        assert found[precision] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rtx_builds_an_engine_for_one_batch_size(precision, batch):
+    build("digits", precision, (480, 640), (batch, batch, batch))
+
+
+def test_rtx_built_in_float_is_no_int8_engine():
+    model, spec = bundled("tiny", "fp32", None)
+    lowered = lower(model, "tensorrt_rtx", spec)
+    built = rtx.build(lowered, profiles=profile(None, (1, 1, 1)))
+    found = conv_precisions(built.network, conv_macs(load(lowered)), built.engine)
+    with pytest.raises(RuntimeFailure, match=r"engine has 0\.0% .*fp32 100\.0%"):
+        check_precision(found, "int8")
+
+
+def test_rtx_looks_for_the_plugin_and_says_so():
+    model, spec = bundled("tiny", "fp32", None)
+    found = rtx.build(lower(model, "tensorrt", spec), parse_only=True)
+    assert not found.ok
+    assert found.stage == "parse"
+    assert "AnchorDecode" in found.error
+    assert "Plugin not found" in found.error
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rtx_parses_what_goes_to_tensorrt_without_plugin(precision):
+    """It has no kernel for NonMaxSuppression, so that parsing is as far as this form goes here."""
+    model, spec = bundled("tiny", precision, None)
+    found = rtx.build(lower(model, "tensorrt", spec, precision=precision, plugin=False), parse_only=True)
+    assert found.ok, found.error
+
+
+def test_rtx_refuses_the_bundles_own_int8():
+    """Zero point 128, which is why lowering makes it signed."""
+    model, _ = bundled("tiny", "int8", None)
+    found = rtx.build(model, parse_only=True)
+    assert not found.ok
+    assert "zero point" in found.error.lower()
