@@ -154,7 +154,7 @@ def network_layers(network: Any) -> tuple[Layer, ...]:
 
 
 def engine_layers(text: str) -> tuple[Layer, ...]:
-    """The layers of a built engine, from IEngineInspector's text in the format ONELINE, TensorRT 11 and TensorRT-RTX.
+    """The layers of a built engine, from IEngineInspector's text in the format ONELINE, as TensorRT-RTX 1.7 writes it.
 
     Of a fused layer `nodes` names every ONNX node in it. Lines that describe no layer are passed over.
     """
