@@ -73,7 +73,7 @@ def bias_shift(weight: F32, quantized: QuantizedWeight, mean: F64) -> F32:
     means measured instead of derived.
     """
     lost = weight.astype(np.float64) - quantized.dequantized()
-    return (lost.reshape(*lost.shape[:2], -1).sum(2) @ mean).astype(np.float32)
+    return np.asarray(lost.reshape(*lost.shape[:2], -1).sum(2) @ mean, np.float32)
 
 
 def _cost(weight: F32, energy: F64 | None) -> F64:

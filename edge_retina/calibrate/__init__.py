@@ -24,8 +24,8 @@ def gather(
     """Run frames, uint8 (H, W, 3) BGR, and gather the statistics of the named tensors, float32 (B, C, H, W).
 
     One pass; memory depends neither on the number of frames nor on the sum of all tensors, and the result depends on
-    the frames and their order only. on_frame is called after each. Raises InputError without frames, ModelError for NaN,
-    RuntimeFailure.
+    the frames and their order only. on_frame is called after each. Raises InputError without frames, ModelError for
+    NaN and for a tensor that the model lacks, RuntimeFailure.
     """
     stages = split(model, tensors)
     found = {name: Accumulator() for name in sorted(stages.wanted)}

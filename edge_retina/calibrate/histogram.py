@@ -43,8 +43,8 @@ class Histogram:
         """Count values, any shape, finite. maximum: of all magnitudes where `values` is a sample of them."""
         sizes = np.abs(values).ravel()
         self._grow(float(sizes.max(initial=0.0)) if maximum is None else maximum)
-        bins = (sizes * np.float32(1 / self.width)).astype(np.int32)
-        self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+        # In float64, which holds 1 / width of the smallest float32 as well.
+        self.counts += np.bincount((sizes * np.float64(1 / self.width)).astype(np.int64), minlength=BINS)
 
     def merge(self, other: Histogram) -> Histogram:
         """A histogram of both."""
@@ -56,7 +56,7 @@ class Histogram:
 
     def centres(self) -> F64:
         """Of the bins; 0 for the first, where a ReLU puts half of its values."""
-        centres = (np.arange(BINS) + 0.5) * self.width
+        centres: F64 = (np.arange(BINS, dtype=np.float64) + 0.5) * self.width
         centres[0] = 0.0
         return centres
 
@@ -88,7 +88,8 @@ def _percentile(histogram: Histogram) -> float:
 
 def _mse(histogram: Histogram) -> float:
     """The range with the least mean squared error of rounding and clipping together."""
-    candidates = histogram.maximum * _FRACTIONS
+    # The largest first: of equals, as where none but zeros were counted, it is the one that clips least.
+    candidates = histogram.maximum * _FRACTIONS[::-1]
     return float(candidates[int(np.argmin([squared_error(histogram, c) for c in candidates]))])
 
 
@@ -106,9 +107,11 @@ def _entropy(histogram: Histogram) -> float:
     # As there: 2,048 bins, and the bin of exact zeros says nothing about the range.
     counts = histogram.counts.reshape(-1, 2).sum(1).astype(np.float64)
     counts[0] = counts[1]
+    if not counts.any():
+        return histogram.maximum
     top = int(np.flatnonzero(counts)[-1]) + 1
     best, found = math.inf, top
-    for stop in range(min(LEVELS + 1, top), top + 1, 4):
+    for stop in range(top, LEVELS, -4):
         divergence = _divergence(counts[:stop], float(counts[stop:].sum()))
         if divergence < best:
             best, found = divergence, stop

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from edge_retina.errors import RuntimeFailure
+from edge_retina.errors import ModelError, RuntimeFailure
 from edge_retina.types import F32, U8
 
 __all__ = ["Stages", "run_stages", "split"]
@@ -37,13 +37,16 @@ class Stages:
 
 
 def split(model: onnx.ModelProto, wanted: Collection[str], *, budget: int = _BUDGET) -> Stages:
-    """Cut a model with the input `frames` into stages that hand over at most `budget` bytes of wanted tensors each.
+    """Cut a model with the input `frames` into stages, each of which ends once it handed over `budget` bytes.
 
-    Only what the wanted tensors depend on is kept. A stage ends behind a wanted tensor, so that no fusion is cut.
+    budget: of wanted tensors, for one frame. Only what they depend on is kept. A stage ends behind a wanted tensor, so
+    that no fusion is cut. Raises ModelError when no node makes a wanted tensor, RuntimeFailure.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
-    sizes = {v.name: _bytes(v.type.tensor_type) for v in inferred.graph.value_info}
+    sizes = {v.name: _bytes(v.type.tensor_type) for v in [*inferred.graph.value_info, *inferred.graph.output]}
     nodes = _needed(model.graph, set(wanted))
+    if missing := sorted(set(wanted).difference(*(node.output for node in nodes))):
+        raise ModelError(f"wanted the tensor {missing[0]!r}, which no node of the model makes; calibrate anew")
     readers: dict[str, int] = {}
     for position, node in enumerate(nodes):
         for name in node.input:
@@ -53,7 +56,7 @@ def split(model: onnx.ModelProto, wanted: Collection[str], *, budget: int = _BUD
     for position, node in enumerate(nodes):
         groups[-1].append(position)
         held += sum(sizes.get(name, 0) for name in node.output if name in wanted)
-        if held > budget and any(name in wanted for name in node.output):
+        if held >= budget and any(name in wanted for name in node.output):
             groups.append([])
             held = 0
     weights = {t.name: t for t in model.graph.initializer}
@@ -67,9 +70,10 @@ def split(model: onnx.ModelProto, wanted: Collection[str], *, budget: int = _BUD
         last = group[-1]
         outputs = [n for n in made if n in wanted or readers.get(n, -1) > last]
         made_before |= set(made)
-        done = [n for n in made_before if readers.get(n, -1) <= last]
+        done = sorted(n for n in made_before if readers.get(n, -1) <= last)
         made_before -= set(done)
-        proto = _submodel(inferred, [nodes[i] for i in group], inputs, outputs, [weights[n] for n in {*reads} & {*weights}])
+        used = [weights[name] for name in dict.fromkeys(reads) if name in weights]
+        proto = _submodel(inferred, [nodes[i] for i in group], inputs, outputs, used)
         stages.append(_Stage(_session(proto), tuple(inputs), tuple(outputs), tuple(done)))
     return Stages(tuple(stages), frozenset(wanted))
 

@@ -54,8 +54,9 @@ class Accumulator:
         rows = values.reshape(values.shape[1], -1)
         peak = np.maximum(rows.max(1), -rows.min(1)).astype(np.float64)
         if not np.isfinite(peak).all():
-            raise ModelError(f"{name!r} is NaN or infinite on calibration frame {self._frames}: INT8 has no code for it")
-        step = -(-rows.size // SAMPLE)
+            raise ModelError(f"{name!r} is NaN or infinite on calibration frame {self._frames}: no INT8 code for it")
+        # Odd, or where the rows of a picture are a multiple of it a frame would show a few of its columns only.
+        step = -(-rows.size // SAMPLE) | 1
         some = rows[:, self._frames % min(step, rows.shape[1]) :: step]
         self._histogram.add(some, max(self._histogram.maximum, float(peak.max())))
         mean = some.mean(1, dtype=np.float64)

@@ -88,7 +88,7 @@ def _fits(conv: gs.Node) -> bool:
 
 
 def _function(name: str, size: int, opset: int) -> gs.Function:
-    """Pixels last, then the kernel's window as size * size shifted copies side by side, times the weight as a matrix."""
+    """Pixels last, the kernel's window as size * size shifted copies side by side, times the weight as a matrix."""
     inputs = [gs.Variable(f"{name}/{what}") for what in _INPUTS]
     function = gs.Function(name, DOMAIN, inputs=inputs, opset=opset)
     codes, scale, zero, weight, weight_scale, weight_zero, bias = inputs
