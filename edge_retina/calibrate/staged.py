@@ -132,6 +132,8 @@ def _submodel(
 def _session(model: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    # An arena keeps what it once held, and there is one per stage: together they would hold all tensors at once.
+    options.enable_cpu_mem_arena = False
     # Each stage has threads of its own; those that wait must not spin while another stage works.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:

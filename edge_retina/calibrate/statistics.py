@@ -14,9 +14,12 @@ from edge_retina.types import F32
 __all__ = ["Accumulator", "TensorStatistics"]
 
 F64 = npt.NDArray[np.float64]
+I64 = npt.NDArray[np.int64]
 
 # Values of one tensor in one frame that enter its histogram and means; the maximum is always exact.
 SAMPLE = 1 << 16
+# The real root of x^3 = x + 1.
+_PLASTIC = 1.3247179572447460
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +43,8 @@ class TensorStatistics:
 class Accumulator:
     """Gathers TensorStatistics; memory does not depend on how many frames there are.
 
-    Of a large tensor every k-th position enters histogram and means, another k-th of it with each frame, so that what
-    is gathered does not depend on anything but the frames and their order.
+    Of a large tensor some positions enter histogram and means, others with each frame, spread evenly over the picture;
+    what is gathered does not depend on anything but the frames and their order.
     """
 
     def __init__(self) -> None:
@@ -55,9 +58,7 @@ class Accumulator:
         peak = np.maximum(rows.max(1), -rows.min(1)).astype(np.float64)
         if not np.isfinite(peak).all():
             raise ModelError(f"{name!r} is NaN or infinite on calibration frame {self._frames}: no INT8 code for it")
-        # Odd, or where the rows of a picture are a multiple of it a frame would show a few of its columns only.
-        step = -(-rows.size // SAMPLE) | 1
-        some = rows[:, self._frames % min(step, rows.shape[1]) :: step]
+        some = rows if rows.size <= SAMPLE else rows[:, self._positions(rows.shape, *values.shape[2:3])]
         self._histogram.add(some, max(self._histogram.maximum, float(peak.max())))
         mean = some.mean(1, dtype=np.float64)
         energy = np.einsum("cn,cn->c", some, some, dtype=np.float64) / some.shape[1]
@@ -67,6 +68,16 @@ class Accumulator:
         self._sums[1] += energy
         np.maximum(self._sums[2], peak, out=self._sums[2])
         self._frames += 1
+
+    def _positions(self, rows: tuple[int, ...], height: int = 1) -> I64:
+        """Which columns of (C, H * W) to look at, by Roberts' R2 sequence: even in both directions, whatever the width.
+
+        Every k-th position would do for no k: next to a multiple of the width it walks along a diagonal.
+        """
+        count, width = max(SAMPLE // rows[0], 1), rows[1] // height
+        index = np.arange(self._frames * count, (self._frames + 1) * count)
+        y, x = (np.floor(index / _PLASTIC**power % 1 * size) for power, size in ((1, height), (2, width)))
+        return (y * width + x).astype(np.int64)
 
     def result(self) -> TensorStatistics:
         """What was gathered; at least one frame must have come."""
