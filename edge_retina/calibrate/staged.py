@@ -117,9 +117,12 @@ def _submodel(
     outputs: list[str],
     weights: list[onnx.TensorProto],
 ) -> bytes:
-    known = {v.name: v for v in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
+    given = {v.name: v for v in model.graph.input}
+    known = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
 
     def info(name: str) -> onnx.ValueInfoProto:
+        if name in given:
+            return given[name]  # with its shape, so that a frame of another size is refused
         kind = known[name].type.tensor_type.elem_type if name in known else onnx.TensorProto.FLOAT
         return onnx.helper.make_tensor_value_info(name, kind, None)
 
