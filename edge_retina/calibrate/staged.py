@@ -117,7 +117,7 @@ def _submodel(
     outputs: list[str],
     weights: list[onnx.TensorProto],
 ) -> bytes:
-    given = {v.name: v for v in model.graph.input}
+    given: dict[str, onnx.ValueInfoProto] = {v.name: v for v in model.graph.input}
     known = {v.name: v for v in [*model.graph.value_info, *model.graph.output]}
 
     def info(name: str) -> onnx.ValueInfoProto:
