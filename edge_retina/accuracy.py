@@ -105,7 +105,7 @@ def evaluator() -> tuple[Any, Any]:
     try:
         from faster_coco_eval import COCO, COCOeval_faster
     except ImportError as exc:
-        raise MissingPackage("average precision needs faster-coco-eval; run: pip install 'edge-retina[eval]'") from exc
+        raise MissingPackage("average precision needs faster-coco-eval; run: pip install faster-coco-eval") from exc
     return COCO, COCOeval_faster
 
 

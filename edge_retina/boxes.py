@@ -12,7 +12,18 @@ import numpy.typing as npt
 
 from edge_retina.spec import DetectorSpec, Geometry
 
-__all__ = ["clip", "decode", "detect", "iou", "make_anchors", "nms", "paired_iou", "select", "sigmoid", "to_anchor_rows"]
+__all__ = [
+    "clip",
+    "decode",
+    "detect",
+    "iou",
+    "make_anchors",
+    "nms",
+    "paired_iou",
+    "select",
+    "sigmoid",
+    "to_anchor_rows",
+]
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]

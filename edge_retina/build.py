@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
-from edge_retina.bundle import Bundle, write_bundle
-from edge_retina.errors import ModelError, UsageError
+from edge_retina.bundle import PRECISIONS, Bundle, write_bundle
+from edge_retina.check import check
+from edge_retina.errors import UsageError
 
 if TYPE_CHECKING:
-    from edge_retina.spec import DetectorSpec
+    from edge_retina.quantize import Recipe
 
-__all__ = ["Checked", "build", "bundle_path", "check"]
+__all__ = ["build", "bundle_path"]
 
 # What a bundle starts with: zip magic and, 26 bytes on, the name of its first member.
 _BUNDLE_HEAD = (b"PK\3\4", b"manifest.json")
-# Frame sizes (H, W) that a dynamic model is tried on: landscape, portrait.
-_TRIAL_FRAMES = ((48, 64), (96, 32))
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What the trial run showed. batch_max: 1 when the graph works on single frames only, else None (any)."""
-
-    batch_max: int | None
 
 
 def build(
@@ -42,23 +30,42 @@ def build(
     frame_size: tuple[int, int] | None = None,
     family: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    calib: str | os.PathLike[str] | None = None,
+    calib_images: str | os.PathLike[str] | None = None,
+    calib_most: int = 512,
+    ranges: str | os.PathLike[str] | None = None,
+    recipe: Recipe | None = None,
+    float_layers: Sequence[str] = (),
+    int8_share: float = 0.9,
+    annotations: str | os.PathLike[str] | None = None,
+    images: str | os.PathLike[str] | None = None,
+    max_ap_drop: float | None = None,
+    auto: bool = False,
     on_stage: Callable[[str], None] = lambda _: None,
+    on_step: Callable[[int, int], None] = lambda *_: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Turn a trained RetinaNet (ONNX) into a bundle beside it, or at `out`, a file or a folder.
 
-    precision: "fp32". frame_size: (H, W) when every frame has that size, None for any. family, overrides: see
-    importer.import_model. on_stage is told the name of each stage.
-    Raises ModelError, SpecError, UsageError, RuntimeFailure, OutputError.
+    precision: "fp32", "fp16" or "int8". frame_size: (H, W) when every frame has that size, None for any. family,
+    overrides: see importer.import_model.
+    calib: pictures to calibrate on, a URI as open_source takes it or a COCO json with its pictures in calib_images; at
+    most calib_most of them are taken. ranges: a bundle or ranges.json whose ranges are to be used, instead of new ones;
+    they must belong to this model, preprocessing and pictures. recipe: how to quantize. float_layers: patterns of
+    layers to leave in float. int8_share: of the convolutions' work, what the automatic choice of float layers leaves in
+    INT8 at least; 1.0 leaves nothing to choose.
+    annotations, images: a COCO json and the folder of its pictures, on which FP32 and `precision` are measured; without
+    them calibration pictures tell how far the two agree. max_ap_drop: refuse the build when it costs more AP (0..1).
+    auto: instead return layers to float, the worst first, until it does not.
+    on_stage is told the name of each stage, on_step how far it is, on_note what the user should know.
+    Raises ModelError, SpecError, UsageError, InputError, RuntimeFailure, AccuracyLost, OutputError.
     """
-    if precision != "fp32":
-        raise UsageError(
-            f"precision {precision} is not there yet: this edge-retina builds fp32; leave out --int8 and --fp16"
-        )
-    if frame_size is not None and not all(1 <= side <= 16384 for side in frame_size):
-        raise UsageError(f"frame size wants 1 to 16384 pixels a side, found {frame_size[1]}x{frame_size[0]}")
+    _check_arguments(precision, frame_size, calib, max_ap_drop, int8_share, annotations)
     # The run half never loads these.
     from edge_retina.importer import import_model, load_onnx
+    from edge_retina.precision import Asked, Float, make
     from edge_retina.rewrite import rewrite
+    from edge_retina.rewrite.opset import LEAST_OPSET
 
     path = Path(model)
     target = bundle_path(path, out)
@@ -67,20 +74,66 @@ def build(
     on_stage("import")
     found = import_model(source, family=family, overrides=overrides)
     on_stage("rewrite")
-    rewritten = rewrite(source.graph, found, frame_size).SerializeToString(deterministic=True)
+    least_opset = None if precision == "fp32" else LEAST_OPSET
+    graph = rewrite(source.graph, found, frame_size, least_opset=least_opset)
+    data = graph.SerializeToString(deterministic=True)
     on_stage("check")
-    checked = check(rewritten, found.spec, frame_size)
+    checked = check(data, found.spec, frame_size)
+    asked = Asked(
+        precision=precision,
+        calib=None if calib is None else os.fspath(calib),
+        calib_images=calib_images,
+        calib_most=calib_most,
+        ranges=None if ranges is None else Path(ranges),
+        older=target,
+        recipe=recipe,
+        float_layers=tuple(float_layers),
+        int8_share=int8_share,
+        annotations=None if annotations is None else Path(annotations),
+        images=None if images is None else Path(images),
+        max_ap_drop=max_ap_drop,
+        auto=auto,
+        on_stage=on_stage,
+        on_step=on_step,
+        on_note=on_note,
+    )
+    made = make(Float(graph, data, found.spec, source.digest, frame_size, checked.batch_max, path.name), asked)
     on_stage("write")
     return write_bundle(
         target,
-        model=rewritten,
+        model=made.model,
         spec=found.spec,
         precision=precision,
         model_digest=source.digest,
         frame_size=frame_size,
-        batch_max=checked.batch_max,
+        batch_max=made.batch_max,
+        calibration_digest=made.calibration_digest,
+        accuracy=made.accuracy,
         tools=_tools(),
+        extra=made.extra,
     )
+
+
+def _check_arguments(
+    precision: str,
+    frame_size: tuple[int, int] | None,
+    calib: str | os.PathLike[str] | None,
+    max_ap_drop: float | None,
+    int8_share: float,
+    annotations: str | os.PathLike[str] | None,
+) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; use one of {', '.join(PRECISIONS)}")
+    if precision == "int8" and calib is None:
+        raise UsageError("INT8 wants calibration pictures: --calib FOLDER, 100 or more as the camera sees its scenes")
+    if frame_size is not None and not all(1 <= side <= 16384 for side in frame_size):
+        raise UsageError(f"frame size wants 1 to 16384 pixels a side, found {frame_size[1]}x{frame_size[0]}")
+    if not 0 <= int8_share <= 1:
+        raise UsageError(f"the INT8 share wants 0 to 1, found {int8_share}")
+    if max_ap_drop is not None and not 0 <= max_ap_drop <= 1:
+        raise UsageError(f"the allowed AP drop wants 0 to 1 (0.005 is half a point), found {max_ap_drop}")
+    if max_ap_drop is not None and annotations is None and calib is None:
+        raise UsageError("an allowed AP drop wants pictures to measure on: --eval ann.json, or --calib FOLDER")
 
 
 def bundle_path(model: Path, out: str | os.PathLike[str] | None) -> Path:
@@ -102,69 +155,6 @@ def bundle_path(model: Path, out: str | os.PathLike[str] | None) -> Path:
     if head and not (head.startswith(_BUNDLE_HEAD[0]) and head.endswith(_BUNDLE_HEAD[1])):
         raise UsageError(f"{target}: is there and is no bundle; choose another name with -o")
     return target
-
-
-def check(model: bytes, spec: DetectorSpec, frame_size: tuple[int, int] | None = None) -> Checked:
-    """Run a rewritten model on noise: it must load, have finite heads and, if it can, take batches.
-
-    The heads of a batch must be exactly those of its frames alone; otherwise batch_max is 1. Detections would not do:
-    noise has none. Raises ModelError, RuntimeFailure.
-    """
-    from edge_retina.runtime.ort import OrtRuntime
-
-    rng = np.random.default_rng(0)
-    sizes = (frame_size,) if frame_size else _TRIAL_FRAMES
-    trials = [rng.integers(0, 256, (3, height, width, 3), dtype=np.uint8) for height, width in sizes]
-    exact = _batches_are_exact(_head_session(model, spec), spec, trials[0])
-    with OrtRuntime(model) as runtime:
-        for frames in trials:
-            runtime.run(frames[:1])
-    return Checked(None if exact else 1)
-
-
-def _head_names(spec: DetectorSpec) -> list[str]:
-    return [f"{kind}_{level}" for kind in ("logits", "deltas") for level in range(spec.num_levels)]
-
-
-def _head_session(model: bytes, spec: DetectorSpec) -> Any:
-    """The model with its heads for outputs."""
-    import onnx
-
-    from edge_retina.runtime.ort import open_session
-
-    proto = onnx.load_from_string(model)
-    kind = onnx.TensorProto.FLOAT
-    del proto.graph.output[:]
-    proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in _head_names(spec))
-    return open_session(proto.SerializeToString())
-
-
-def _batches_are_exact(session: Any, spec: DetectorSpec, frames: npt.NDArray[np.uint8]) -> bool:
-    """True when a batch runs and gives bit for bit what its frames give alone.
-
-    Raises ModelError for heads that are not finite; downstream NaN logits would pass for an empty frame.
-    """
-    names = _head_names(spec)
-    try:
-        alone = [session.run(names, {"frames": frame[None]}) for frame in frames]
-    except Exception as exc:  # onnxruntime's errors have no common base
-        raise ModelError(
-            "the model does not run on a single frame; if it was exported for another fixed batch size, export it "
-            f"for batch 1 or with a free batch axis: {str(exc)[:300]}"
-        ) from exc
-    for heads in alone:
-        for name, head in zip(names, heads, strict=True):
-            if not np.isfinite(head).all():
-                raise ModelError(
-                    f"the model gives NaN or infinity on a frame of noise, in {name}; is the checkpoint sound, and are "
-                    f"mean {spec.mean} and std {spec.std} (for pixels 0..255) the ones it was trained with?"
-                )
-    try:
-        together = session.run(names, {"frames": frames})
-    except Exception:  # a graph that takes single frames only
-        return False
-    stacked = [np.concatenate(heads) for heads in zip(*alone, strict=True)]
-    return all(np.array_equal(both, one) for both, one in zip(together, stacked, strict=True))
 
 
 def _tools() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The `edge-retina` command: results on stdout, talk on stderr, each error one message and its exit code.
 
 Exit codes: 0 done, 1 other error, 2 usage, 3 input, 4 model, 5 bundle, 6 output, 7 runtime, 8 package missing,
-130 interrupted.
+9 accuracy lost, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from edge_retina import errors, project
+from edge_retina.commands.build import build_command
+from edge_retina.commands.calib import calib_command
+from edge_retina.commands.eval import eval_command
+from edge_retina.commands.options import read_spec
+from edge_retina.commands.sensitivity import sensitivity_command
 from edge_retina.console import Results
 from edge_retina.demo import demo_command
 from edge_retina.train.cli import train_command
@@ -53,7 +56,11 @@ def cli() -> None:
     """A trained RetinaNet from ONNX to detections on a camera stream."""
 
 
+cli.add_command(build_command)
 cli.add_command(train_command)
+cli.add_command(eval_command)
+cli.add_command(calib_command)
+cli.add_command(sensitivity_command)
 cli.add_command(demo_command)
 
 
@@ -86,101 +93,8 @@ def _terminate(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _size(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """WIDTHxHEIGHT as (H, W)."""
-    if value is None:
-        return None
-    parts = value.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
-        raise click.BadParameter(f"wants WIDTHxHEIGHT, such as 640x480, found {value!r}", param=option)
-    return int(parts[1]), int(parts[0])
-
-
-def _read_spec(path: str | None) -> dict[str, Any]:
-    """Fields of a spec file, or of the spec in what `inspect --json` wrote."""
-    if path is None:
-        return {}
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise errors.SpecError(f"{path}: wanted a spec as JSON, found: {exc}") from exc
-    if isinstance(data, dict) and "spec" in data:
-        data = data["spec"]
-    if not isinstance(data, dict):
-        raise errors.SpecError(f"{path}: wanted a JSON object of spec fields, found {type(data).__name__}")
-    return data
-
-
-@cli.command()
-@click.argument("model", required=False, type=click.Path(path_type=Path))
-@click.option("-o", "--out", type=click.Path(), help="The bundle to write, or its folder/ [model name with .edge].")
-@click.option("--int8", is_flag=True, help="Quantize to INT8.")
-@click.option("--fp16", is_flag=True, help="Run the trunk in FP16.")
-@click.option("--calib", metavar="SRC", help="Calibration images for --int8: folder, glob or video.")
-@click.option("--frame-size", metavar="WxH", callback=_size, help="Take frames of this size only [any size].")
-@click.option("--family", help="Exporter family, when it is not recognised.")
-@click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
-def build(
-    model: Path | None,
-    out: str | None,
-    int8: bool,
-    fp16: bool,
-    calib: str | None,
-    frame_size: tuple[int, int] | None,
-    family: str | None,
-    spec_path: str | None,
-) -> None:
-    """Turn MODEL.onnx, a trained RetinaNet, into a bundle.
-
-    Without MODEL: the one that edge-retina.toml names, else the only *.onnx in this folder.
-    """
-    from edge_retina.build import build as build_bundle
-    from edge_retina.build import bundle_path
-
-    if int8 and fp16:
-        raise errors.UsageError("--int8 and --fp16 exclude each other; INT8 graphs hold their remainder in FP16")
-    folder = Path.cwd()
-    known = project.read_project(folder)
-    path = model or project.find_model(folder, known)
-    # Labels, precision and bundle of the project are those of its own model, not of whatever else is built here.
-    ours = known if known is not None and project.owns(folder, known, path) else project.Project()
-    precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
-    if calib is not None and precision != "int8":
-        raise errors.UsageError("--calib: calibration goes with --int8, which is not there yet; leave out --calib")
-    overrides = _read_spec(spec_path)
-    if ours.labels:
-        overrides.setdefault("labels", list(ours.labels))
-    target = bundle_path(path, out or ours.bundle)
-    with Console(stderr=True).status("") as status:
-        bundle = build_bundle(
-            path,
-            target,
-            precision=precision,
-            frame_size=frame_size,
-            family=family,
-            overrides=overrides,
-            on_stage=lambda stage: status.update(Text(f"{stage} {path.name}")),
-        )
-    size = bundle.path.stat().st_size / 1e6
-    batches = "single frames only" if bundle.manifest.batch_max == 1 else "any batch size"
-    _talk(f"{bundle.spec.family}, {bundle.spec.num_classes} classes, {precision}, {batches}, {size:.1f} MB")
-    _talk(f"run it: edge-retina run {target} --camera 0")
-    click.echo(str(target))
-    if known is None:
-        _offer_project(folder, project.Project(path, target, calib, None, precision))
-
-
 def _talk(text: str) -> None:
     click.echo(text, err=True)
-
-
-def _offer_project(folder: Path, new: project.Project) -> None:
-    """Offer to remember the model, so that next time `edge-retina build` and `run` need no names."""
-    if new.model is None or new.model.resolve().parent != folder or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return
-    question = f"write {project.FILE}, so that `edge-retina build` and `run` need no names?"
-    if click.confirm(question, err=True, default=True):
-        _talk(f"wrote {project.write_project(folder, new).name}")
 
 
 @cli.command()
@@ -252,7 +166,7 @@ def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool
     from edge_retina.inspect import inspect_file, rows
     from edge_retina.spec import DetectorSpec
 
-    facts = inspect_file(file, family=family, overrides=_read_spec(spec_path))
+    facts = inspect_file(file, family=family, overrides=read_spec(spec_path))
     if facts["kind"] == "bundle" and (family is not None or spec_path is not None):
         raise errors.UsageError(f"{file}: --family and --spec apply to an ONNX only; leave them out for a bundle")
     if as_json:

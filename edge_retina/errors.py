@@ -11,7 +11,8 @@
     │   └── BundleVersion      5   written by a newer edge-retina
     ├── OutputError            6   a result cannot be written (permission, disk full)
     ├── RuntimeFailure         7   the runtime refused the model or failed while running it
-    └── MissingPackage         8   an optional package is not installed
+    ├── MissingPackage         8   an optional package is not installed
+    └── AccuracyLost           9   a build would cost more accuracy than is allowed
 
 A message says what was wanted, what was found and, where there is one, the next command to type.
 """
@@ -19,6 +20,7 @@ A message says what was wanted, what was found and, where there is one, the next
 from __future__ import annotations
 
 __all__ = [
+    "AccuracyLost",
     "BundleCorrupt",
     "BundleError",
     "BundleVersion",
@@ -96,3 +98,9 @@ class MissingPackage(EdgeRetinaError):
     """An optional package is not installed; the message holds the pip command."""
 
     exit_code = 8
+
+
+class AccuracyLost(EdgeRetinaError):
+    """A build whose measured accuracy falls below its float model's by more than the caller allows."""
+
+    exit_code = 9

@@ -55,7 +55,7 @@ def observed(model: onnx.ModelProto) -> set[str]:
 def equalize(model: onnx.ModelProto, frames: Iterable[U8]) -> dict[str, F32]:
     """Equalisation factors from a few frames, for `equalized`; see rewrite.equalize."""
     graph = gs.import_onnx(model)
-    between = {name for pair in equalizable(graph) for name in pair.tensors}
+    between = {name for stream in equalizable(graph) for name in stream.tensors()}
     return equalizing_factors(graph, gather(model, between, frames)) if between else {}
 
 
@@ -65,7 +65,8 @@ def equalized(model: onnx.ModelProto, factors: Mapping[str, F32]) -> onnx.ModelP
         return model
     graph = gs.import_onnx(model)
     apply_factors(graph, factors)
-    return gs.export_onnx(graph)
+    result: onnx.ModelProto = gs.export_onnx(graph)
+    return result
 
 
 class Quantizer:
@@ -87,7 +88,9 @@ class Quantizer:
         self.everything = place(graph)
         missing = sorted(set(self.everything.groups) - set(statistics))
         if missing:
-            raise ModelError(f"no calibration statistics for {missing[0]!r} and {len(missing) - 1} more; calibrate anew")
+            raise ModelError(
+                f"no calibration statistics for {missing[0]!r} and {len(missing) - 1} more; calibrate anew"
+            )
         self.weights = self._weights(graph, rounded or {})
 
     def quantized(self, skip: Collection[str] = ()) -> onnx.ModelProto:
@@ -100,7 +103,8 @@ class Quantizer:
         biases = {name: self.bias(nodes[name]) for name in placement.convs}
         add_qdq(graph, placement, scales, weights, biases)
         to_integer_convs(graph)
-        return gs.export_onnx(graph)
+        result: onnx.ModelProto = gs.export_onnx(graph)
+        return result
 
     def range(self, tensors: Collection[str]) -> float:
         """The magnitude that gets code 127 in tensors that share a scale."""
@@ -141,6 +145,7 @@ class Quantizer:
         return _SIGNED_LEVELS if any(group in self.everything.signed for group in groups) else LEVELS
 
     def bias(self, conv: gs.Node) -> F32:
+        """Of a convolution, with what its rounded weight does to the mean given back."""
         weight = conv.inputs[1]
         bias = conv.inputs[2].values if len(conv.inputs) > 2 else np.zeros(len(weight.values), np.float32)
         if not self.recipe.correct_bias or conv.attrs.get("group", 1) != 1:

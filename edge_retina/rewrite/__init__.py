@@ -8,9 +8,11 @@ import onnx_graphsurgeon as gs
 from edge_retina.errors import ModelError
 from edge_retina.importer import Imported
 from edge_retina.rewrite.decode import add_decode
+from edge_retina.rewrite.fold import fold
 from edge_retina.rewrite.frame_input import add_frame_input
 from edge_retina.rewrite.heads import cut_heads
 from edge_retina.rewrite.nms import add_nms
+from edge_retina.rewrite.opset import raise_opset
 
 __all__ = ["rewrite"]
 
@@ -18,14 +20,23 @@ _LEAST_IR = 8
 
 
 def rewrite(
-    graph: gs.Graph, found: Imported, frame: tuple[int, int] | None = None, nms: str = "operator"
+    graph: gs.Graph,
+    found: Imported,
+    frame: tuple[int, int] | None = None,
+    nms: str = "operator",
+    *,
+    least_opset: int | None = None,
 ) -> onnx.ModelProto:
     """The whole detector as one checked ONNX model: `frames` in; boxes, scores, labels, count out.
 
-    frame: (H, W) when every frame has that size, None for any. nms: one of rewrite.nms.FORMS. `graph` is used up.
+    frame: (H, W) when every frame has that size, None for any. nms: one of rewrite.nms.FORMS. least_opset: what an
+    older graph is raised to; FP16 and INT8 want rewrite.opset.LEAST_OPSET. `graph` is used up.
     Raises ModelError, also when the result is no valid ONNX.
     """
     cut_heads(graph, found)
+    fold(graph)
+    if least_opset is not None:
+        graph = raise_opset(graph, least_opset)
     add_frame_input(graph, found.spec, frame)
     add_decode(graph, found.spec, static=nms == "fixpoint")
     add_nms(graph, found.spec, nms)

@@ -1,0 +1,198 @@
+"""`edge-retina build`: a trained RetinaNet becomes a bundle, in FP32, FP16 or INT8, with what that cost."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_retina import project
+from edge_retina.commands.options import frame_size, read_spec
+from edge_retina.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_retina.bundle import Bundle
+
+__all__ = ["build_command", "stages"]
+
+# Of calibrate.histogram.METHODS and quantize.EFFORTS, which cannot be imported before they are needed.
+_METHODS, _EFFORTS = ("mse", "max", "percentile", "entropy"), ("normal", "high")
+_NEEDS_INT8 = ("ranges", "float_layers", "auto")
+
+
+@click.command("build")
+@click.argument("model", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(), help="The bundle to write, or its folder/ [model name with .edge].")
+@click.option("--int8", is_flag=True, help="Quantize to INT8; needs --calib.")
+@click.option("--fp16", is_flag=True, help="Run the trunk in FP16.")
+@click.option("--calib", metavar="SRC", help="Calibration pictures: folder, glob, COCO json, video or camera.")
+@click.option("--calib-images", metavar="DIR", help="Pictures of the COCO json given with --calib.")
+@click.option("--calib-most", type=click.IntRange(min=1), default=512, show_default=True, help="Pictures to use.")
+@click.option("--ranges", metavar="FILE", help="Use the ranges of this bundle or ranges.json; they must fit.")
+@click.option("--int8-method", type=click.Choice(_METHODS), default="mse", show_default=True, help="Activation ranges.")
+@click.option(
+    "--int8-effort",
+    type=click.Choice(_EFFORTS),
+    default="normal",
+    show_default=True,
+    help="high: round weights adaptively.",
+)
+@click.option("--no-equalize", is_flag=True, help="Leave out cross-layer equalisation.")
+@click.option("--no-scale-search", is_flag=True, help="Leave out the search for weight scales.")
+@click.option("--no-bias-correction", is_flag=True, help="Leave out bias correction.")
+@click.option("--float-layers", metavar="PATTERN", multiple=True, help="Layers to leave in float, such as '*stem*'.")
+@click.option(
+    "--int8-share",
+    type=click.FloatRange(0, 1),
+    default=0.9,
+    show_default=True,
+    help="Work that the automatic choice of float layers leaves in INT8.",
+)
+@click.option(
+    "--eval", "annotations", metavar="JSON", type=click.Path(path_type=Path), help="Measure on these COCO annotations."
+)
+@click.option("--images", metavar="DIR", type=click.Path(path_type=Path), help="Pictures of --eval [beside it].")
+@click.option("--max-ap-drop", type=click.FloatRange(0, 1), help="Refuse what costs more AP than this, such as 0.005.")
+@click.option("--auto", is_flag=True, help="Rather than refuse, return layers to float, the worst first.")
+@click.option(
+    "--frame-size", "size", metavar="WxH", callback=frame_size, help="Take frames of this size only [any size]."
+)
+@click.option("--family", help="Exporter family, when it is not recognised.")
+@click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
+def build_command(
+    model: Path | None,
+    out: str | None,
+    int8: bool,
+    fp16: bool,
+    calib: str | None,
+    calib_images: str | None,
+    calib_most: int,
+    ranges: str | None,
+    int8_method: str,
+    int8_effort: str,
+    no_equalize: bool,
+    no_scale_search: bool,
+    no_bias_correction: bool,
+    float_layers: tuple[str, ...],
+    int8_share: float,
+    annotations: Path | None,
+    images: Path | None,
+    max_ap_drop: float | None,
+    auto: bool,
+    size: tuple[int, int] | None,
+    family: str | None,
+    spec_path: str | None,
+) -> None:
+    """Turn MODEL.onnx, a trained RetinaNet, into a bundle.
+
+    Without MODEL: the one that edge-retina.toml names, else the only *.onnx in this folder.
+    """
+    from edge_retina.build import build, bundle_path
+
+    if int8 and fp16:
+        raise UsageError("--int8 and --fp16 exclude each other; on TensorRT an INT8 graph's remainder is FP16 anyway")
+    folder = Path.cwd()
+    known = project.read_project(folder)
+    path = model or project.find_model(folder, known)
+    # Labels, precision and bundle of the project are those of its own model, not of whatever else is built here.
+    ours = known if known is not None and project.owns(folder, known, path) else project.Project()
+    precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
+    calib = calib or (ours.calibration if precision == "int8" else None)
+    _check(precision, calib, images, annotations, {"ranges": ranges, "float_layers": float_layers, "auto": auto})
+    overrides = read_spec(spec_path)
+    if ours.labels:
+        overrides.setdefault("labels", list(ours.labels))
+    target = bundle_path(path, out or ours.bundle)
+    with stages(path.name) as (on_stage, on_step, on_note):
+        bundle = build(
+            path,
+            target,
+            precision=precision,
+            frame_size=size,
+            family=family,
+            overrides=overrides,
+            calib=calib,
+            calib_images=calib_images,
+            calib_most=calib_most,
+            ranges=ranges,
+            recipe=_recipe(precision, int8_method, int8_effort, no_equalize, no_scale_search, no_bias_correction),
+            float_layers=float_layers,
+            int8_share=int8_share,
+            annotations=annotations,
+            images=images,
+            max_ap_drop=max_ap_drop,
+            auto=auto,
+            on_stage=on_stage,
+            on_step=on_step,
+            on_note=on_note,
+        )
+    _report(bundle)
+    click.echo(str(target))
+    if known is None:
+        _offer_project(folder, project.Project(path, target, calib, None, precision))
+
+
+def _check(
+    precision: str, calib: str | None, images: Path | None, annotations: Path | None, only_int8: dict[str, Any]
+) -> None:
+    if images is not None and annotations is None:
+        raise UsageError("--images are the pictures of --eval ann.json; give both or none")
+    if precision == "fp32" and calib is not None:
+        raise UsageError("--calib: calibration goes with --int8, or --fp16 to look for overflows; add one of them")
+    if precision != "int8" and (stray := [name for name, value in only_int8.items() if value]):
+        raise UsageError(f"--{stray[0].replace('_', '-')} goes with --int8; add it or leave this out")
+
+
+def _recipe(precision: str, method: str, effort: str, no_equalize: bool, no_search: bool, no_bias: bool) -> Any:
+    if precision != "int8":
+        return None
+    from edge_retina.quantize import Recipe
+
+    return Recipe(method, not no_equalize, not no_search, not no_bias, effort)
+
+
+@contextlib.contextmanager
+def stages(
+    name: str,
+) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None], Callable[[str], None]]]:
+    """A progress bar on stderr: what to call with each stage, with each step of it, and with what to say."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True, highlight=False, markup=False)
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield (
+            lambda stage: bar.reset(task, description=f"{stage} {name}", total=None),
+            lambda done, total: bar.update(task, completed=done, total=total),
+            lambda note: console.print(note, soft_wrap=True),
+        )
+
+
+def _report(bundle: Bundle) -> None:
+    """What was built, on stderr."""
+    manifest = bundle.manifest
+    size = bundle.path.stat().st_size / 1e6
+    batches = "single frames only" if manifest.batch_max == 1 else "any batch size"
+    what = f"{bundle.spec.family}, {bundle.spec.num_classes} classes, {manifest.precision}, {batches}, {size:.1f} MB"
+    click.echo(what, err=True)
+    accuracy = manifest.accuracy or {}
+    if "fp32" in accuracy:
+        columns = [f"{name} AP {accuracy[name]['AP']:.4f}" for name in ("fp32", "fp16", "int8") if name in accuracy]
+        share = f"; {accuracy['int8_share']:.1%} of the work in INT8" if "int8_share" in accuracy else ""
+        click.echo(f"{', '.join(columns)}{share} ({accuracy['measured']})", err=True)
+    click.echo(f"run it: edge-retina run {bundle.path} --camera 0", err=True)
+
+
+def _offer_project(folder: Path, new: project.Project) -> None:
+    """Offer to remember the model, so that next time `edge-retina build` and `run` need no names."""
+    if new.model is None or new.model.resolve().parent != folder or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    question = f"write {project.FILE}, so that `edge-retina build` and `run` need no names?"
+    if click.confirm(question, err=True, default=True):
+        click.echo(f"wrote {project.write_project(folder, new).name}", err=True)

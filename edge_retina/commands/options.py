@@ -1,0 +1,38 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edge_retina.errors import SpecError
+
+__all__ = ["frame_size", "read_spec"]
+
+
+def frame_size(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """WIDTHxHEIGHT as (H, W)."""
+    if value is None:
+        return None
+    parts = value.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) for part in parts):
+        raise click.BadParameter(f"wants WIDTHxHEIGHT, such as 640x480, found {value!r}", param=option)
+    return int(parts[1]), int(parts[0])
+
+
+def read_spec(path: str | None) -> dict[str, Any]:
+    """Fields of a spec file, or of the spec in what `inspect --json` wrote. Raises SpecError."""
+    if path is None:
+        return {}
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise SpecError(f"{path}: wanted a spec as JSON, found: {exc}") from exc
+    if isinstance(data, dict) and "spec" in data:
+        data = data["spec"]
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: wanted a JSON object of spec fields, found {type(data).__name__}")
+    return data

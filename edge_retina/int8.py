@@ -1,0 +1,171 @@
+"""The INT8 stage of a build: calibrate, equalise, quantize, and leave in float what INT8 does not suit."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+
+from edge_retina.calibrate import gather
+from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
+from edge_retina.calibrate.ranges import Binding, Ranges
+from edge_retina.errors import UsageError
+from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observed
+from edge_retina.rewrite.macs import conv_macs
+from edge_retina.sensitivity import Choice, choose_float, share
+from edge_retina.spec import DetectorSpec
+from edge_retina.types import U8
+
+__all__ = ["Int8", "OnStep", "binding", "calibrate", "layer_label", "quantize", "trial_frames"]
+
+# Called with how many steps are done, and of how many.
+OnStep = Callable[[int, int], None]
+
+# Pictures for what needs few: equalisation, the choice of float layers, rounding with high effort.
+_EQUALIZE, _CHOOSE, _ROUND = 32, 8, 64
+# What of a spec stands between a frame and the network.
+_PREPROCESSING = ("input_size", "color_order", "mean", "std", "pad_value", "resize", "shortest_side", "placement")
+
+
+@dataclass(frozen=True, eq=False)
+class Int8:
+    """A quantized model and what is known of it.
+
+    quantizer, choice: how it came about. macs: of every convolution, by its output. share: of them in INT8, 0..1.
+    """
+
+    model: onnx.ModelProto
+    quantizer: Quantizer
+    choice: Choice
+    macs: dict[str, int]
+
+    @property
+    def share(self) -> float:
+        """Of the convolutions' multiply-accumulates those in INT8."""
+        return share(self.macs, set(self.macs) - self.quantized())
+
+    def quantized(self) -> set[str]:
+        """Convolutions in INT8, by their outputs."""
+        return set(self.quantizer.everything.convs) - set(self.choice.skip)
+
+
+def layer_label(name: str) -> str:
+    """A layer as its trainer called it: the output's name in the ONNX that was given."""
+    return name.removeprefix("model/")
+
+
+def binding(
+    model_digest: str,
+    spec: DetectorSpec,
+    frame_size: tuple[int, int] | None,
+    pictures: CalibrationSet,
+    recipe: Recipe,
+) -> Binding:
+    """What ranges of these pictures will belong to."""
+    values = spec.to_dict()
+    facts = {"frame_size": frame_size, "equalize": recipe.equalize, **{name: values[name] for name in _PREPROCESSING}}
+    preprocessing = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return Binding(model_digest, preprocessing, pictures.digest, pictures.count)
+
+
+def calibrate(
+    model: onnx.ModelProto, pictures: CalibrationSet, bound: Binding, recipe: Recipe, *, on_step: OnStep
+) -> Ranges:
+    """Ranges of a float model's tensors on calibration pictures.
+
+    A few pictures for the equalisation, then one pass over all. Raises InputError, ModelError, RuntimeFailure.
+    """
+    few = spread(pictures.count, _EQUALIZE) if recipe.equalize else []
+    total, done = pictures.count + len(few), 0
+    looked = SetCheck()
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        on_step(done, total)
+
+    def counted(frames: Iterator[Picture]) -> Iterator[U8]:
+        for frame in frames:
+            yield frame.image
+            step()
+
+    def checked() -> Iterator[Picture]:
+        for frame in pictures.frames():
+            looked.add(frame)
+            yield frame
+
+    factors = equalize(model, counted(_some(pictures, few))) if few else {}
+    even = equalized(model, factors)
+    statistics = gather(even, observed(even), counted(checked()))
+    # Through the file's precision, so that ranges read again give the same model.
+    return Ranges.from_json(Ranges(bound, factors, statistics, tuple(looked.warnings())).to_json({}))
+
+
+def quantize(
+    model: onnx.ModelProto,
+    spec: DetectorSpec,
+    ranges: Ranges,
+    pictures: CalibrationSet,
+    recipe: Recipe,
+    *,
+    float_layers: Sequence[str] = (),
+    least_share: float = 0.9,
+    on_step: OnStep,
+) -> Int8:
+    """The INT8 version of a float model.
+
+    float_layers: patterns of layers to leave in float whatever they cost. least_share: how much of the convolutions'
+    work the automatic choice has to leave in INT8; 1.0 turns it off. Raises UsageError for a pattern without a match.
+    """
+    even = equalized(model, ranges.factors)
+    macs = conv_macs(even)
+    quantizer = Quantizer(even, ranges.statistics, recipe)
+    if recipe.effort == "high":
+        from edge_retina.rounding import round_weights
+
+        done, chosen = 0, spread(pictures.count, _ROUND)
+
+        def rounded() -> Iterator[U8]:
+            nonlocal done
+            for frame in _some(pictures, chosen):
+                yield frame.image
+                done += 1
+                on_step(done, len(chosen))
+
+        quantizer = Quantizer(even, ranges.statistics, recipe, round_weights(quantizer, rounded()))
+    forced = _matching(float_layers, quantizer.everything.convs)
+    frames = trial_frames(pictures)
+    choice = choose_float(quantizer, spec, frames, macs, skip=forced, least_share=least_share)
+    return Int8(quantizer.quantized(choice.skip), quantizer, choice, macs)
+
+
+def trial_frames(pictures: CalibrationSet, most: int = _CHOOSE) -> list[U8]:
+    """A few pictures, evenly spread over the set."""
+    return [picture.image for picture in _some(pictures, spread(pictures.count, most))]
+
+
+def _some(pictures: CalibrationSet, indices: Sequence[int]) -> Iterator[Picture]:
+    wanted = set(indices)
+    for index, picture in enumerate(pictures.frames()):
+        if index in wanted:
+            yield picture
+        if index >= indices[-1]:
+            return
+
+
+def _matching(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        hits = [name for name in names if fnmatch.fnmatchcase(layer_label(name), pattern)]
+        if not hits:
+            some = ", ".join(layer_label(name) for name in names[:5])
+            raise UsageError(
+                f"--float-layers {pattern!r} matches none of the {len(names)} convolutions, such as {some}; "
+                "see all with: edge-retina sensitivity"
+            )
+        found |= dict.fromkeys(hits)
+    return tuple(found)

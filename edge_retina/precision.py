@@ -1,0 +1,266 @@
+"""From the float graph to the precision asked for, proved on pictures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from edge_retina.bundle import read_bundle
+from edge_retina.calibrate import gather
+from edge_retina.calibrate.pictures import CalibrationSet, open_calibration
+from edge_retina.calibrate.ranges import Ranges
+from edge_retina.check import check
+from edge_retina.errors import AccuracyLost, BundleError, InputError
+from edge_retina.int8 import Int8, binding, calibrate, layer_label, quantize, trial_frames
+from edge_retina.proof import Judge, Measured, Trial, open_judge
+from edge_retina.quantize import Recipe, observed
+from edge_retina.rewrite.half import half_overflow, to_half
+from edge_retina.sensitivity import Choice, rank
+from edge_retina.spec import DetectorSpec
+from edge_retina.types import U8
+
+__all__ = ["Asked", "Float", "Made", "make"]
+
+# Frames of noise for FP16 without calibration pictures: they only look for overflow.
+_NOISE_FRAMES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Float:
+    """The rewritten FP32 model. data: graph as bytes. digest: of the ONNX given. name: its file name."""
+
+    graph: onnx.ModelProto
+    data: bytes
+    spec: DetectorSpec
+    digest: str
+    frame_size: tuple[int, int] | None
+    batch_max: int | None
+    name: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the caller of build wants; see there. older: the bundle that will be replaced, for its ranges."""
+
+    precision: str
+    calib: str | None
+    calib_images: str | os.PathLike[str] | None
+    calib_most: int
+    ranges: Path | None
+    older: Path
+    recipe: Recipe | None
+    float_layers: tuple[str, ...]
+    int8_share: float
+    annotations: Path | None
+    images: Path | None
+    max_ap_drop: float | None
+    auto: bool
+    on_stage: Callable[[str], None]
+    on_step: Callable[[int, int], None]
+    on_note: Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What goes into the bundle."""
+
+    model: bytes
+    batch_max: int | None
+    calibration_digest: str | None = None
+    accuracy: Mapping[str, Any] | None = None
+    extra: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def make(source: Float, asked: Asked) -> Made:
+    """The model in the precision asked for, measured against FP32 where there are pictures to measure on.
+
+    Raises what build raises.
+    """
+    pictures = None
+    if asked.calib is not None:
+        pictures = open_calibration(
+            asked.calib, most=asked.calib_most, frame_size=source.frame_size, images=asked.calib_images
+        )
+    judge = open_judge(asked.annotations, asked.images, pictures)
+    with Trial(source.spec, source.digest, source.frame_size) as trial:
+        return _STAGES[asked.precision](source, asked, pictures, judge, trial)
+
+
+def _fp32(source: Float, asked: Asked, _: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:
+    if judge is None or asked.annotations is None:
+        return Made(source.data, source.batch_max)
+    before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
+    return Made(source.data, source.batch_max, accuracy=_accuracy(judge, {"fp32": before}))
+
+
+def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:
+    asked.on_stage("find overflows")
+    frames = trial_frames(pictures, 64) if pictures is not None else _noise(source)
+    wanted = observed(source.graph) | {n.output[0] for n in source.graph.graph.node if n.op_type in ("Conv", "Add")}
+    tensors = {name for name in wanted if name.startswith("model/")}
+    maxima = {name: found.maximum for name, found in gather(source.graph, tensors, frames).items()}
+    graph = gs.import_onnx(source.graph)
+    half = to_half(graph, half_overflow(maxima))
+    if half.kept:
+        layers = ", ".join(map(layer_label, half.kept[:8]))
+        asked.on_note(
+            f"{len(half.kept)} tensors stay FP32, for they would overflow FP16 or their operators need it: {layers}"
+        )
+    data = gs.export_onnx(graph).SerializeToString(deterministic=True)
+    asked.on_stage("check FP16")
+    batch_max = check(data, source.spec, source.frame_size).batch_max
+    if judge is None:
+        return Made(data, batch_max)
+    before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
+    after = _measure(judge, trial, data, "fp16", batch_max, asked)
+    drop = before.accuracy.AP - after.accuracy.AP
+    if asked.max_ap_drop is not None and drop > asked.max_ap_drop:
+        raise AccuracyLost(f"{_lost('FP16', before, after, asked.max_ap_drop)}; build it without --fp16")
+    digest = None if pictures is None else pictures.digest
+    return Made(data, batch_max, digest, _accuracy(judge, {"fp32": before, "fp16": after}))
+
+
+def _noise(source: Float) -> list[U8]:
+    height, width = source.frame_size or source.spec.input_size
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(_NOISE_FRAMES)]
+
+
+def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:
+    assert pictures is not None
+    assert judge is not None
+    recipe = asked.recipe or Recipe()
+    before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
+    ranges = _ranges(source, asked, pictures, recipe)
+    for warning in ranges.warnings:
+        asked.on_note(f"calibration: {warning}")
+    asked.on_stage("quantize")
+    int8 = quantize(
+        source.graph,
+        source.spec,
+        ranges,
+        pictures,
+        recipe,
+        float_layers=asked.float_layers,
+        least_share=asked.int8_share,
+        on_step=asked.on_step,
+    )
+    data = int8.model.SerializeToString(deterministic=True)
+    asked.on_stage("check INT8")
+    batch_max = check(data, source.spec, source.frame_size).batch_max
+    after = _measure(judge, trial, data, "int8", batch_max, asked)
+    limit = asked.max_ap_drop
+    if limit is not None and limit < before.accuracy.AP - after.accuracy.AP:
+        asked.on_stage("rank layers")
+        frames = trial_frames(pictures)
+        costs = rank(
+            int8.quantizer, source.spec, frames, [u for u in int8.quantizer.units() if u[0] not in int8.choice.skip]
+        )
+        if not asked.auto:
+            worst = ", ".join(f"{layer_label(c.unit[0])} ({c.disagreement:.3f})" for c in costs[:5])
+            raise AccuracyLost(
+                f"{_lost('INT8', before, after, limit)}. Quantized alone, these cost most: {worst}. "
+                "Next: --auto, which returns layers to float until it fits; --int8-effort high; or --float-layers NAME"
+            )
+        int8, data, after = _give_back(source, asked, int8, costs, before, judge, trial, batch_max)
+    if int8.choice.skip:
+        names = ", ".join(map(layer_label, int8.choice.skip[:8]))
+        asked.on_note(f"left in float: {names}; {int8.share:.1%} of the convolutions' work is INT8")
+    used = {name: int8.quantizer.range((name,)) for name in ranges.statistics}
+    extra = {"ranges.json": ranges.to_json(used)}
+    facts = _accuracy(judge, {"fp32": before, "int8": after})
+    facts |= {"int8_share": round(int8.share, 6), "float_layers": [layer_label(name) for name in int8.choice.skip]}
+    digest = hashlib.sha256(extra["ranges.json"]).hexdigest()
+    return Made(data, batch_max, digest, facts, extra)
+
+
+def _give_back(
+    source: Float,
+    asked: Asked,
+    int8: Int8,
+    costs: list[Any],
+    before: Measured,
+    judge: Judge,
+    trial: Trial,
+    batch_max: int | None,
+) -> tuple[Int8, bytes, Measured]:
+    """Return units to float, the worst first, in growing steps, until the drop is allowed. Raises AccuracyLost."""
+    assert asked.max_ap_drop is not None
+    share, taken = int8.share, 0
+    after = None
+    while taken < len(costs):
+        taken += max(1, taken // 2)
+        more = [name for cost in costs[:taken] for name in cost.unit]
+        skip = tuple(dict.fromkeys((*int8.choice.skip, *more)))
+        choice = Choice(skip, int8.choice.before, int8.choice.after, tuple(costs))
+        tried = Int8(int8.quantizer.quantized(skip), int8.quantizer, choice, int8.macs)
+        data = tried.model.SerializeToString(deterministic=True)
+        after = _measure(judge, trial, data, "int8", batch_max, asked)
+        if asked.max_ap_drop >= before.accuracy.AP - after.accuracy.AP:
+            asked.on_note(
+                f"--auto returned {len(more)} convolutions to float: INT8 share {share:.1%} -> {tried.share:.1%}"
+            )
+            return tried, data, after
+    assert after is not None
+    raise AccuracyLost(f"{_lost('INT8', before, after, asked.max_ap_drop)}, even with every layer back in float")
+
+
+def _ranges(source: Float, asked: Asked, pictures: CalibrationSet, recipe: Recipe) -> Ranges:
+    """Ranges that are there and fit, else new ones."""
+    bound = binding(source.digest, source.spec, source.frame_size, pictures, recipe)
+    if asked.ranges is not None:
+        found = _read_ranges(asked.ranges)
+        if differs := bound.differs(found.binding):
+            raise InputError(
+                f"{asked.ranges}: its ranges are of another calibration (differs: {differs}); "
+                "leave out --ranges to calibrate"
+            )
+        return found
+    with contextlib.suppress(BundleError, InputError):  # no bundle yet, or one without ranges
+        found = _read_ranges(asked.older)
+        if not (differs := bound.differs(found.binding)):
+            asked.on_note(f"ranges of {asked.older} reused: same model, preprocessing and pictures")
+            return found
+        asked.on_note(f"ranges of {asked.older} are stale ({differs} changed): calibrating anew")
+    asked.on_stage("calibrate")
+    return calibrate(source.graph, pictures, bound, recipe, on_step=asked.on_step)
+
+
+def _read_ranges(path: Path) -> Ranges:
+    """Out of a bundle or a ranges.json. Raises InputError, BundleError."""
+    try:
+        head = path.read_bytes()[:2]
+        text = read_bundle(path).read("ranges.json") if head == b"PK" else path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}; leave out --ranges to calibrate") from exc
+    return Ranges.from_json(text, str(path))
+
+
+def _measure(judge: Judge, trial: Trial, model: bytes, precision: str, batch_max: int | None, asked: Asked) -> Measured:
+    asked.on_stage(f"measure {precision.upper()}")
+    return judge.measure(trial.bundle(model, precision, batch_max), asked.on_step)
+
+
+def _lost(what: str, before: Measured, after: Measured, limit: float) -> str:
+    was, now = before.accuracy.AP, after.accuracy.AP
+    return f"{what} costs {was - now:.4f} AP ({was:.4f} -> {now:.4f}), allowed are {limit:g}"
+
+
+def _accuracy(judge: Judge, measured: Mapping[str, Measured]) -> dict[str, Any]:
+    return {"measured": judge.sentence, **{name: found.accuracy.to_json() for name, found in measured.items()}}
+
+
+_STAGES: dict[str, Callable[[Float, Asked, CalibrationSet | None, Judge | None, Trial], Made]] = {
+    "fp32": _fp32,
+    "fp16": _fp16,
+    "int8": _int8,
+}
