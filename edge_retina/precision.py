@@ -32,6 +32,7 @@ __all__ = ["Asked", "Float", "Made", "make"]
 
 # Frames of noise for FP16 without calibration pictures: they only look for overflow.
 _NOISE_FRAMES = 2
+_NOTHING_FOUND = "accuracy is not measured: the FP32 model finds nothing in the calibration pictures; are they of what it was trained on?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,9 +123,8 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         return Made(data, batch_max)
     before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
     after = _measure(judge, trial, data, "fp16", batch_max, asked)
-    drop = before.accuracy.AP - after.accuracy.AP
-    if asked.max_ap_drop is not None and drop > asked.max_ap_drop:
-        raise AccuracyLost(f"{_lost('FP16', before, after, asked.max_ap_drop)}; build it without --fp16")
+    if _too_much(before, after, asked):
+        raise AccuracyLost(f"{_lost('FP16', before, after, asked)}; build it without --fp16")
     digest = None if pictures is None else pictures.digest
     return Made(data, batch_max, digest, _accuracy(judge, {"fp32": before, "fp16": after}))
 
@@ -168,7 +168,7 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         if not asked.auto:
             worst = ", ".join(f"{layer_label(c.unit[0])} ({c.disagreement:.3f})" for c in costs[:5])
             raise AccuracyLost(
-                f"{_lost('INT8', before, after, limit)}. Quantized alone, these cost most: {worst}. "
+                f"{_lost('INT8', before, after, asked)}. Quantized alone, these cost most: {worst}. "
                 "Next: --auto, which returns layers to float until it fits; --int8-effort high; or --float-layers NAME"
             )
         int8, data, after = _give_back(source, asked, int8, costs, before, judge, trial, batch_max)
@@ -194,7 +194,6 @@ def _give_back(
     batch_max: int | None,
 ) -> tuple[Int8, bytes, Measured]:
     """Return units to float, the worst first, in growing steps, until the drop is allowed. Raises AccuracyLost."""
-    assert asked.max_ap_drop is not None
     share, taken = int8.share, 0
     after = None
     while taken < len(costs):
@@ -211,7 +210,7 @@ def _give_back(
             )
             return tried, data, after
     assert after is not None
-    raise AccuracyLost(f"{_lost('INT8', before, after, asked.max_ap_drop)}, even with every layer back in float")
+    raise AccuracyLost(f"{_lost('INT8', before, after, asked)}, even with every layer back in float")
 
 
 def _ranges(source: Float, asked: Asked, pictures: CalibrationSet, recipe: Recipe) -> Ranges:
@@ -250,13 +249,26 @@ def _measure(judge: Judge, trial: Trial, model: bytes, precision: str, batch_max
     return judge.measure(trial.bundle(model, precision, batch_max), asked.on_step)
 
 
-def _lost(what: str, before: Measured, after: Measured, limit: float) -> str:
+def _too_much(before: Measured, after: Measured, asked: Asked) -> bool:
+    """True when more accuracy is lost than allowed. Raises InputError when that cannot be known."""
+    if before.accuracy is None or after.accuracy is None:
+        if asked.max_ap_drop is None:
+            asked.on_note(_NOTHING_FOUND)
+            return False
+        raise InputError(f"{_NOTHING_FOUND}; name annotated pictures: --eval ann.json")
+    return asked.max_ap_drop is not None and before.accuracy.AP - after.accuracy.AP > asked.max_ap_drop
+
+
+def _lost(what: str, before: Measured, after: Measured, asked: Asked) -> str:
+    assert before.accuracy is not None
+    assert after.accuracy is not None
     was, now = before.accuracy.AP, after.accuracy.AP
-    return f"{what} costs {was - now:.4f} AP ({was:.4f} -> {now:.4f}), allowed are {limit:g}"
+    return f"{what} costs {was - now:.4f} AP ({was:.4f} -> {now:.4f}), allowed are {asked.max_ap_drop:g}"
 
 
 def _accuracy(judge: Judge, measured: Mapping[str, Measured]) -> dict[str, Any]:
-    return {"measured": judge.sentence, **{name: found.accuracy.to_json() for name, found in measured.items()}}
+    known = {name: found.accuracy.to_json() for name, found in measured.items() if found.accuracy is not None}
+    return {"measured": judge.sentence if known else _NOTHING_FOUND, **known}
 
 
 _STAGES: dict[str, Callable[[Float, Asked, CalibrationSet | None, Judge | None, Trial], Made]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,9 +39,9 @@ class Pictured:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """accuracy: of one model. pictured: the first frames, the same ones for each model."""
+    """accuracy: of one model, None where it cannot be measured. pictured: the first frames, the same for each model."""
 
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     pictured: tuple[Pictured, ...]
 
 
@@ -82,7 +83,7 @@ class Unlabelled:
         )
 
     def measure(self, bundle: Bundle, on_step: OnStep) -> Measured:
-        """Agreement of a bundle with the first one, whose own is 1. Raises InputError where that one finds nothing."""
+        """Agreement of a bundle with the first one, whose own is 1; none where that one finds nothing."""
         wanted, kept = set(self.indices), _Keeper(on_step, len(self.indices))
 
         def frames() -> Iterator[tuple[int, Frame]]:
@@ -91,7 +92,9 @@ class Unlabelled:
         with _load(bundle) as detector:
             rows = detect(detector, frames(), on_image=kept)
         self._reference = rows if self._reference is None else self._reference
-        accuracy = agreement(self._reference, rows, bundle.labels, images=len(self.indices))
+        accuracy = None
+        with contextlib.suppress(InputError):  # nothing found, nothing to agree with
+            accuracy = agreement(self._reference, rows, bundle.labels, images=len(self.indices))
         return Measured(accuracy, tuple(kept.pictured))
 
 

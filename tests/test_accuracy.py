@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("faster_coco_eval", reason="average precision needs: pip install 'edge-retina[eval]'")
-
 from edge_retina.accuracy import Accuracy, average_precision, class_comparison, comparison, measure, read_coco
 from edge_retina.errors import InputError
 

@@ -70,10 +70,19 @@ def test_not_a_detector(tmp_path: Path) -> None:
         build(save(proto, tmp_path / "m.onnx"))
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_other_precisions_are_a_later_matter(model: Path, precision: str) -> None:
-    with pytest.raises(UsageError, match=f"precision {precision} is not there yet.*leave out --int8 and --fp16"):
-        build(model, precision=precision)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "unknown precision 'int4'; use one of fp32, fp16, int8"),
+        ({"precision": "int8"}, "INT8 wants calibration pictures: --calib"),
+        ({"precision": "int8", "calib": "in", "int8_share": 1.5}, "the INT8 share wants 0 to 1, found 1.5"),
+        ({"precision": "fp16", "max_ap_drop": 0.01}, "an allowed AP drop wants pictures to measure on"),
+        ({"precision": "fp16", "calib": "in", "max_ap_drop": 2.0}, "the allowed AP drop wants 0 to 1"),
+    ],
+)
+def test_options_that_make_no_sense(model: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(model, **options)
     assert names_in(model.parent) == ["m.onnx"]
 
 

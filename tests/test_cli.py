@@ -163,9 +163,8 @@ def test_build_elsewhere(edge_retina: Run, model: Path) -> None:
     assert facts["frame_size"] == [48, 64]
 
 
-@pytest.mark.parametrize("flag", ["--int8", "--fp16"])
-def test_int8_is_the_next_matter(edge_retina: Run, model: Path, flag: str) -> None:
-    assert_one_message(edge_retina("build", flag), 2, f"precision {flag[2:]} is not there yet: this edge-retina builds")
+def test_int8_wants_pictures(edge_retina: Run, model: Path) -> None:
+    assert_one_message(edge_retina("build", "--int8"), 2, "INT8 wants calibration pictures: --calib FOLDER")
     assert_one_message(edge_retina("build", "--int8", "--fp16"), 2, "exclude each other")
     assert names_in(model.parent) == ["m.onnx"]
 
@@ -199,8 +198,11 @@ def test_labels_without_a_model_are_for_the_only_one(edge_retina: Run, model: Pa
 
 
 def test_options_that_would_do_nothing(edge_retina: Run, model: Path, bundle: Path) -> None:
-    assert_one_message(edge_retina("build", "--calib", "in/"), 2, "--calib: calibration goes with --int8, which ")
-    assert_one_message(edge_retina("build", "--calib", "in/", "--int8"), 2, "precision int8 is not there yet")
+    assert_one_message(edge_retina("build", "--calib", "in/"), 2, "--calib: calibration goes with --int8, or --fp16")
+    assert_one_message(edge_retina("build", "--calib", "in/", "--int8"), 3, "no such file or folder: in/")
+    assert_one_message(edge_retina("build", "--images", "in/"), 2, "--images are the pictures of --eval")
+    for option in (("--ranges", "m.edge"), ("--float-layers", "*"), ("--auto",)):
+        assert_one_message(edge_retina("build", "--fp16", *option), 2, f"{option[0]} goes with --int8")
     (model.parent / "spec.json").write_text("{}")
     for option in (("--family", "own"), ("--spec", "spec.json")):
         assert_one_message(edge_retina("inspect", "m.edge", *option), 2, "m.edge: --family and --spec", "an ONNX only")
@@ -238,7 +240,9 @@ def test_another_model_than_the_projects(edge_retina: Run, model: Path) -> None:
 
 def test_a_project_for_int8(edge_retina: Run, model: Path) -> None:
     (model.parent / FILE).write_text('model = "m.onnx"\nprecision = "int8"\n')
-    assert_one_message(edge_retina("build"), 2, "precision int8 is not there yet")
+    assert_one_message(edge_retina("build"), 2, "INT8 wants calibration pictures")
+    (model.parent / FILE).write_text('model = "m.onnx"\nprecision = "int8"\ncalibration = "in/"\n')
+    assert_one_message(edge_retina("build"), 3, "no such file or folder")
 
 
 def test_a_broken_project_file(edge_retina: Run, model: Path) -> None:

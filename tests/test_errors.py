@@ -23,6 +23,7 @@ EXIT_CODES = {
     "OutputError": 6,
     "RuntimeFailure": 7,
     "MissingPackage": 8,
+    "AccuracyLost": 9,
 }
 
 

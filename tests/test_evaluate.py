@@ -11,8 +11,6 @@ import pytest
 from coco_sets import write_set
 from models import tiny_model
 
-pytest.importorskip("faster_coco_eval", reason="average precision needs: pip install 'edge-retina[eval]'")
-
 from edge_retina import build
 from edge_retina.detector import Detector
 from edge_retina.errors import InputError, UsageError

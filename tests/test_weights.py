@@ -90,7 +90,7 @@ def test_the_search_clips_one_outlier_of_many():
     weight = conv([[1.0, *[0.4] * 1000]])
     searched, plain = (quantize_weight(weight, search=search, levels=7) for search in (True, False))
     errors = [float(np.square(q.dequantized() - weight).sum()) for q in (plain, searched)]
-    assert errors == pytest.approx([0.8163, 0.0069], rel=0.02)
+    assert errors == pytest.approx([0.8163, 0.0069], rel=0.1)
     assert float(searched.scales[0]) == pytest.approx(0.93 / 7, rel=1e-3)
 
 

@@ -165,7 +165,9 @@ def stages(
 
     console = Console(stderr=True, highlight=False, markup=False)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, transient=True) as bar:
+    with Progress(
+        *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task(name, total=None)
         yield (
             lambda stage: bar.reset(task, description=f"{stage} {name}", total=None),

@@ -10,131 +10,162 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.calibrate.statistics import TensorStatistics
+from edge_retina.rewrite.groups import Groups
 from edge_retina.types import F32
 from edge_retina.weights import LEVELS
 
-__all__ = ["Pair", "apply_factors", "equalizable", "equalizing_factors"]
+__all__ = ["Stream", "apply_factors", "equalizable", "equalizing_factors"]
 
+F64 = npt.NDArray[np.float64]
+
+# Channel by channel, and f(a x) = a f(x) for a > 0.
+_HOMOGENEOUS = ("Add", "AveragePool", "GlobalAveragePool", "Identity", "LeakyRelu", "MaxPool", "Relu", "Resize", "Sub")
 # How far to go from "not at all" (0) to "all channels of equal peak" (1).
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Factors beyond this are those of dead channels.
 _MOST = 2.0**8
+# Less predicted gain is not worth a change.
+_GAIN = 0.9
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Two weights with nothing but a ReLU between them.
+class Stream:
+    """Tensors whose channels belong together: between the convolutions that write them and those that read them.
 
-    first, second: names of the weights. tensors: what lies between, once per pyramid level where a head shares them.
+    name: the first tensor. writers, readers: weights by name; a writer's rows and a reader's columns are the channels.
+    read: reader to the tensors that its convolutions read, one per pyramid level where a head shares it.
     """
 
-    first: str
-    second: str
-    tensors: tuple[str, ...]
+    name: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+    read: Mapping[str, tuple[str, ...]]
+
+    def tensors(self) -> set[str]:
+        """What calibration has to look at."""
+        return {name for names in self.read.values() for name in names}
 
 
-def equalizable(graph: gs.Graph) -> tuple[Pair, ...]:
-    """Every pair whose function is unchanged when a channel is divided by a factor and later multiplied by it.
+def equalizable(graph: gs.Graph) -> tuple[Stream, ...]:
+    """Every stream whose channels can be divided by factors, and multiplied again, with the function unchanged.
 
-    All convolutions with the first weight are followed by a ReLU alone, which only convolutions with the second weight
-    read, and those read nothing else; neither is grouped. Source: Nagel 2019, section 4.1; a ReLU is homogeneous.
+    A pair of convolutions around a ReLU, the residual stream of a whole stage, the merged levels of an FPN: convolutions
+    without groups write and read it, homogeneous operators lie between, nothing else reads it. Source: Nagel 2019,
+    section 4.1, there for pairs.
     """
-    pairs = {}
-    convs = [n for n in graph.nodes if n.op == "Conv" and isinstance(n.inputs[1], gs.Constant)]
-    for conv in convs:
-        first = conv.inputs[1]
-        between = [_between(n) for n in first.outputs]
-        if any(t is None for t in between) or _grouped(first):
+    groups, broken = _channel_groups(graph)
+    members: dict[str, list[gs.Tensor]] = {}
+    for tensor in graph.tensors().values():
+        if tensor.name in groups:
+            members.setdefault(groups.root(tensor.name), []).append(tensor)
+    streams = []
+    for root, tensors in members.items():
+        if root in {groups.root(name) for name in broken if name in groups}:
             continue
-        readers = [n for t in between if t is not None for n in t.outputs]
-        seconds = {id(n.inputs[1]): n.inputs[1] for n in readers if n.op == "Conv"}
-        if len(seconds) != 1 or not all(n.op == "Conv" for n in readers):
-            continue
-        (second,) = seconds.values()
-        if not isinstance(second, gs.Constant) or second is first or _grouped(second):
-            continue
-        if {id(n) for n in readers} == {id(n) for n in second.outputs}:
-            pairs[first.name] = Pair(first.name, second.name, tuple(t.name for t in between if t is not None))
-    return tuple(pairs.values())
+        writers = [t.inputs[0].inputs[1].name for t in tensors if t.inputs[0].op == "Conv"]
+        read: dict[str, list[str]] = {}
+        for tensor in tensors:
+            for node in tensor.outputs:
+                if node.op == "Conv":
+                    read.setdefault(node.inputs[1].name, []).append(tensor.name)
+        if writers and read:
+            unique = {weight: tuple(dict.fromkeys(names)) for weight, names in read.items()}
+            streams.append(Stream(tensors[0].name, tuple(dict.fromkeys(writers)), tuple(unique), unique))
+    return tuple(streams)
 
 
-def _between(conv: gs.Node) -> gs.Tensor | None:
-    """The tensor behind a convolution and its ReLU, if nothing else reads the convolution."""
-    result = conv.outputs[0] if conv.op == "Conv" else None
-    if result is None or len(result.outputs) != 1 or result.outputs[0].op != "Relu":
-        return None
-    relu: gs.Tensor = result.outputs[0].outputs[0]
-    return relu
-
-
-def _grouped(weight: gs.Constant) -> bool:
-    return any(n.op != "Conv" or n.attrs.get("group", 1) != 1 or n.inputs[1] is not weight for n in weight.outputs)
+def _channel_groups(graph: gs.Graph) -> tuple[Groups, set[str]]:
+    """Tensors grouped by shared channels, and those tensors that something else writes or reads."""
+    groups, broken = Groups(), {t.name for t in [*graph.inputs, *graph.outputs]}
+    rows: dict[str, str] = {}
+    columns: dict[str, str] = {}
+    for node in graph.nodes:
+        data = [t for t in node.inputs if isinstance(t, gs.Variable) and not t.is_empty()]
+        plain = all(not isinstance(t, gs.Constant) for t in node.inputs[:2]) or node.op not in ("Add", "Sub")
+        if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant) and node.attrs.get("group", 1) == 1:
+            weight, read, written = node.inputs[1].name, data[0].name, node.outputs[0].name
+            groups.join(rows.setdefault(weight, written), written)
+            groups.join(columns.setdefault(weight, read), read)
+            if any(other.op != "Conv" or other.inputs[1] is not node.inputs[1] for other in node.inputs[1].outputs):
+                broken |= {read, written}
+        elif node.op in _HOMOGENEOUS and plain:
+            for tensor in [*data, *node.outputs]:
+                groups.join(data[0].name, tensor.name)
+        else:
+            broken |= {t.name for t in [*data, *node.outputs]}
+    return groups, broken
 
 
 def equalizing_factors(graph: gs.Graph, statistics: Mapping[str, TensorStatistics]) -> dict[str, F32]:
-    """Factors per channel for each pair, by its first weight; pairs that gain nothing are left out.
+    """Factors per channel for each stream, by its name; streams that gain nothing are left out.
 
-    The activation between has one scale for all channels; equal peaks use it best. But what a channel is divided by the
-    second weight is multiplied by, and that has one scale per output channel. Of five strengths the one with the least
-    predicted error at the second convolution's output is taken; the first weight has a scale per channel and does not
-    mind. Factors are powers of two, so that the equalised graph gives the same float32 numbers as the original.
+    A tensor has one scale for all channels; equal peaks use it best. But what a channel is divided by the readers'
+    weights are multiplied by, and those have one scale per output channel. Of five strengths the one with the least
+    predicted error at the readers' outputs is taken; the writers have a scale per row and do not mind. Factors are
+    powers of two, so that the equalised graph gives the same float32 numbers as the original.
     """
     factors = {}
     tensors = graph.tensors()
-    for pair in equalizable(graph):
-        weight = tensors[pair.second].values.astype(np.float64)
-        weight = weight.reshape(*weight.shape[:2], -1)
-        peak = np.max([statistics[t].peak for t in pair.tensors], 0)
-        energy = np.max([statistics[t].energy for t in pair.tensors], 0)
-        alive = peak > 0
-        if not alive.any():
-            continue
-        relative = np.where(alive, peak / peak.max(), 1.0)
+    for stream in equalizable(graph):
+        readers = [_Reader.of(tensors[w].values, [statistics[t] for t in stream.read[w]]) for w in stream.readers]
+        relative = np.max([r.peak / max(r.peak.max(), 1e-30) for r in readers], 0)
+        relative = np.where(relative > 0, relative, 1.0)
         candidates = [_powers_of_two(relative**strength) for strength in _STRENGTHS]
-        noise = [_noise(weight, peak / c, energy / c**2, c) for c in candidates]
+        noise = [sum(reader.noise(factor) for reader in readers) for factor in candidates]
         best = int(np.argmin(noise))
-        if best and noise[best] < 0.9 * noise[0]:
-            factors[pair.first] = candidates[best].astype(np.float32)
+        if best and noise[best] < _GAIN * noise[0]:
+            factors[stream.name] = candidates[best].astype(np.float32)
     return factors
 
 
-def _powers_of_two(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _powers_of_two(values: F64) -> F64:
     exponents = np.rint(np.log2(np.clip(values, 1 / _MOST, 1.0)))
     return np.asarray(np.exp2(exponents))
 
 
-def _noise(
-    weight: npt.NDArray[np.float64],
-    peak: npt.NDArray[np.float64],
-    energy: npt.NDArray[np.float64],
-    factor: npt.NDArray[np.float64],
-) -> float:
-    """Predicted mean square error at the output, up to a constant: rounded activations and rounded weights."""
-    scaled = weight * factor[None, :, None]
-    activations = (peak.max() / LEVELS) ** 2 * np.square(scaled).sum()
-    steps = np.abs(scaled).max((1, 2)) / LEVELS
-    weights = np.square(steps).sum() * energy.sum() * weight.shape[2]
-    return float(activations + weights)
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """weight: (O, C, k). peak, energy: (C,), of what it reads."""
+
+    weight: F64
+    peak: F64
+    energy: F64
+
+    @classmethod
+    def of(cls, weight: F32, read: list[TensorStatistics]) -> _Reader:
+        rows = weight.reshape(*weight.shape[:2], -1).astype(np.float64)
+        return cls(rows, np.max([s.peak for s in read], 0), np.max([s.energy for s in read], 0))
+
+    def noise(self, factor: F64) -> float:
+        """Predicted error of rounded activations and rounded weights, relative to the output's energy."""
+        scaled = self.weight * factor[None, :, None]
+        activations = (np.max(self.peak / factor) / LEVELS) ** 2 * np.square(scaled).sum()
+        steps = np.abs(scaled).max((1, 2)) / LEVELS
+        weights = np.square(steps).sum() * (self.energy / factor**2).sum() * self.weight.shape[2]
+        signal = float(np.square(self.weight).sum((0, 2)) @ self.energy)
+        return float(activations + weights) / signal if signal > 0 else 0.0
 
 
 def apply_factors(graph: gs.Graph, factors: Mapping[str, F32]) -> int:
-    """Divide channels between pairs by their factors: rows of the first weight and its biases, columns of the second.
+    """Divide the channels of streams by their factors: rows and biases of the writers, columns of the readers.
 
-    Scope: main graph. Returns the number of pairs changed. The caller applies a set of factors once.
+    Scope: main graph. Returns the number of streams changed. The caller applies a set of factors once.
     """
     tensors = graph.tensors()
-    seconds = {pair.first: pair.second for pair in equalizable(graph) if pair.first in factors}
-    for first, second in seconds.items():
-        factor = factors[first]
-        convs = list(tensors[first].outputs)
-        scaled: dict[str, gs.Constant] = {}
-        for conv in convs:
-            if len(conv.inputs) > 2:
-                bias = conv.inputs[2]
-                # A constant of its own: somebody else may read the old one.
-                if bias.name not in scaled:
-                    scaled[bias.name] = gs.Constant(f"{bias.name}/{first}", bias.values / factor)
-                conv.inputs = [*conv.inputs[:2], scaled[bias.name]]
-        tensors[first].values = tensors[first].values / factor[:, None, None, None]
-        tensors[second].values = tensors[second].values * factor[None, :, None, None]
-    return len(seconds)
+    streams = [stream for stream in equalizable(graph) if stream.name in factors]
+    for stream in streams:
+        factor = factors[stream.name]
+        for name in stream.writers:
+            weight = tensors[name]
+            weight.values = weight.values / factor[:, None, None, None]
+            scaled: dict[str, gs.Constant] = {}
+            for conv in list(weight.outputs):
+                if len(conv.inputs) > 2:
+                    bias = conv.inputs[2]
+                    # A constant of its own: somebody else may read the old one.
+                    if bias.name not in scaled:
+                        scaled[bias.name] = gs.Constant(f"{bias.name}/{name}", bias.values / factor)
+                    conv.inputs = [*conv.inputs[:2], scaled[bias.name]]
+        for name in stream.readers:
+            tensors[name].values = tensors[name].values * factor[None, :, None, None]
+    return len(streams)

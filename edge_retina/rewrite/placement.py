@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from edge_retina.rewrite.groups import Groups
+
 __all__ = ["Placement", "layer_name", "place", "quantizable"]
 
 # Nodes that only move or compare values: Q/DQ commutes with them as long as both sides have one scale.
@@ -71,12 +73,13 @@ def place(graph: gs.Graph, skip: Collection[str] = ()) -> Placement:
         side = _skip_side(node, chosen, depth) if node.op == "Add" else None
         if side is not None:
             edges[layer_name(node), side] = node.inputs[side].name
-    union = _Union()
+    union = Groups()
     for node in reversed(graph.nodes):
         if node.op in _MOVES and _moves_codes(node, edges, chosen):
             inputs = range(len(node.inputs)) if node.op == "Concat" else (0,)
             edges |= {(layer_name(node), i): node.inputs[i].name for i in inputs}
             for i in inputs:
+                # The upstream tensor names the group.
                 union.join(node.inputs[i].name, layer_name(node))
     cpu_edges = dict(_cpu_edges(convs, edges, heads))
     quantized = set(edges.values())
@@ -90,22 +93,6 @@ def place(graph: gs.Graph, skip: Collection[str] = ()) -> Placement:
     }
     signed = frozenset(group for name, group in groups.items() if not _non_negative(tensors[name]))
     return Placement(tuple(layer_name(n) for n in convs), edges, cpu_edges, groups, observed, signed)
-
-
-class _Union:
-    """Disjoint sets of names."""
-
-    def __init__(self) -> None:
-        self.parent: dict[str, str] = {}
-
-    def root(self, name: str) -> str:
-        while (up := self.parent.get(name, name)) != name:
-            name = up
-        return name
-
-    def join(self, one: str, other: str) -> None:
-        # The upstream tensor names the group.
-        self.parent[self.root(other)] = self.root(one)
 
 
 def _depths(graph: gs.Graph) -> dict[str, int]:

@@ -16,8 +16,6 @@ from click.testing import CliRunner, Result
 from coco_sets import write_set
 from models import tiny_model
 
-pytest.importorskip("faster_coco_eval", reason="average precision needs: pip install 'edge-retina[eval]'")
-
 from edge_retina import build, errors
 from edge_retina.accuracy import average_precision, read_coco
 from edge_retina.commands import eval as command

@@ -9,7 +9,6 @@ import pytest
 from coco_sets import write_set
 
 pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edge-retina[train]'")
-pytest.importorskip("faster_coco_eval", reason="validation needs: pip install 'edge-retina[eval]'")
 
 SCRIPT = Path(__file__).parents[2] / "samples" / "digits" / "ablation.py"
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edge-retina[train]'")
-pytest.importorskip("faster_coco_eval", reason="validation needs: pip install 'edge-retina[eval]'")
 
 import torch
 
