@@ -75,12 +75,11 @@ def place(graph: gs.Graph, skip: Collection[str] = ()) -> Placement:
             edges[layer_name(node), side] = node.inputs[side].name
     union = Groups()
     for node in reversed(graph.nodes):
-        if node.op in _MOVES and _moves_codes(node, edges, chosen):
-            inputs = range(len(node.inputs)) if node.op == "Concat" else (0,)
-            edges |= {(layer_name(node), i): node.inputs[i].name for i in inputs}
-            for i in inputs:
+        if _moves_codes(node, edges, chosen):
+            for i, tensor in enumerate(_moved_by(node)):
+                edges[layer_name(node), i] = tensor.name
                 # The upstream tensor names the group.
-                union.join(node.inputs[i].name, layer_name(node))
+                union.join(tensor.name, layer_name(node))
     cpu_edges = dict(_cpu_edges(convs, edges, heads))
     quantized = set(edges.values())
     edges |= {edge: name for edge, name in cpu_edges.items() if name in quantized}
@@ -121,21 +120,29 @@ def _skip_side(node: gs.Node, chosen: set[str], depth: dict[str, int]) -> int | 
 
 def _moves_codes(node: gs.Node, edges: dict[tuple[str, int], str], chosen: set[str]) -> bool:
     """True when a moving node has quantized readers and stands behind what is quantized already."""
-    if node.op == "Resize" and node.attrs.get("mode", "nearest") not in ("nearest", b"nearest"):
-        return False
     output = node.outputs[0]
     read = any(edges.get((layer_name(r), i)) == output.name for r in output.outputs for i in range(len(r.inputs)))
-    inputs = node.inputs if node.op == "Concat" else node.inputs[:1]
-    return read and all(t.name in edges.values() or _conv_behind(t, chosen) for t in inputs)
+    return read and _moves(node) and all(t.name in edges.values() or _conv_behind(t, chosen) for t in _moved_by(node))
+
+
+def _moves(node: gs.Node) -> bool:
+    """True when every value that a node puts out is one that went in."""
+    return node.op in _MOVES and (node.op != "Resize" or node.attrs.get("mode", "nearest") in ("nearest", b"nearest"))
+
+
+def _moved_by(node: gs.Node) -> list[gs.Tensor]:
+    return list(node.inputs) if node.op == "Concat" else [node.inputs[0]]
 
 
 def _conv_behind(tensor: gs.Tensor, chosen: set[str]) -> bool:
-    """True when a tensor is what a quantized convolution, with its Add and its activation, puts out."""
+    """True when a tensor holds what quantized convolutions, with their Adds and activations, put out."""
     node = _producer(tensor)
     while node is not None and node.op in _EPILOGUES:
         node = _producer(node.inputs[0])
     if node is not None and node.op == "Add":
         return any(t.name in chosen for t in node.inputs)
+    if node is not None and _moves(node):
+        return all(_conv_behind(t, chosen) for t in _moved_by(node))
     return node is not None and layer_name(node) in chosen
 
 
@@ -178,5 +185,4 @@ def _non_negative(tensor: gs.Tensor) -> bool:
     if node.op == "Clip":
         low = node.inputs[1] if len(node.inputs) > 1 else None
         return isinstance(low, gs.Constant) and bool(np.all(low.values >= 0))
-    inputs = node.inputs if node.op == "Concat" else node.inputs[:1]
-    return node.op in _MOVES and all(_non_negative(t) for t in inputs)
+    return node.op in _MOVES and all(_non_negative(t) for t in _moved_by(node))
