@@ -36,7 +36,9 @@ def to_integer_convs(graph: gs.Graph) -> int:
             graph.functions.append(_function(name, size, graph.opset))
         data, weight = node.inputs[0].inputs[0], node.inputs[1].inputs[0]
         result = node.outputs[0]
-        call = gs.Node(name, f"cpu/{node.name}", {}, [*data.inputs, *weight.inputs, node.inputs[2]], [result])
+        # A name of its own even for a Conv without one: ONNX Runtime refuses two nodes of one name.
+        label = f"cpu/{node.name or result.name}"
+        call = gs.Node(name, label, {}, [*data.inputs, *weight.inputs, node.inputs[2]], [result])
         call.domain = DOMAIN
         node.outputs.clear()
         graph.nodes.append(call)
