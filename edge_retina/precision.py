@@ -20,6 +20,7 @@ from edge_retina.calibrate.pictures import CalibrationSet, open_calibration
 from edge_retina.calibrate.ranges import Ranges
 from edge_retina.check import check
 from edge_retina.errors import AccuracyLost, BundleError, InputError
+from edge_retina.gate import NOTHING_FOUND, lost, too_much
 from edge_retina.int8 import Int8, binding, calibrate, layer_label, quantize, trial_frames
 from edge_retina.proof import Judge, Measured, Trial, open_judge
 from edge_retina.quantize import Recipe, observed
@@ -32,7 +33,6 @@ __all__ = ["Asked", "Float", "Made", "make"]
 
 # Frames of noise for FP16 without calibration pictures: they only look for overflow.
 _NOISE_FRAMES = 2
-_NOTHING_FOUND = "accuracy is not measured: the FP32 model finds nothing in the calibration pictures; are they of what it was trained on?"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +123,8 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         return Made(data, batch_max)
     before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
     after = _measure(judge, trial, data, "fp16", batch_max, asked)
-    if _too_much(before, after, asked):
-        raise AccuracyLost(f"{_lost('FP16', before, after, asked)}; build it without --fp16")
+    if too_much(before, after, asked.max_ap_drop, asked.on_note):
+        raise AccuracyLost(f"{lost('FP16', before, after, asked.max_ap_drop)}; build it without --fp16")
     digest = None if pictures is None else pictures.digest
     return Made(data, batch_max, digest, _accuracy(judge, {"fp32": before, "fp16": after}))
 
@@ -158,8 +158,7 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     asked.on_stage("check INT8")
     batch_max = check(data, source.spec, source.frame_size).batch_max
     after = _measure(judge, trial, data, "int8", batch_max, asked)
-    limit = asked.max_ap_drop
-    if limit is not None and limit < before.accuracy.AP - after.accuracy.AP:
+    if too_much(before, after, asked.max_ap_drop, asked.on_note):
         asked.on_stage("rank layers")
         frames = trial_frames(pictures)
         costs = rank(
@@ -168,7 +167,7 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         if not asked.auto:
             worst = ", ".join(f"{layer_label(c.unit[0])} ({c.disagreement:.3f})" for c in costs[:5])
             raise AccuracyLost(
-                f"{_lost('INT8', before, after, asked)}. Quantized alone, these cost most: {worst}. "
+                f"{lost('INT8', before, after, asked.max_ap_drop)}. Quantized alone, these cost most: {worst}. "
                 "Next: --auto, which returns layers to float until it fits; --int8-effort high; or --float-layers NAME"
             )
         int8, data, after = _give_back(source, asked, int8, costs, before, judge, trial, batch_max)
@@ -204,13 +203,13 @@ def _give_back(
         tried = Int8(int8.quantizer.quantized(skip), int8.quantizer, choice, int8.macs)
         data = tried.model.SerializeToString(deterministic=True)
         after = _measure(judge, trial, data, "int8", batch_max, asked)
-        if asked.max_ap_drop >= before.accuracy.AP - after.accuracy.AP:
+        if not too_much(before, after, asked.max_ap_drop, asked.on_note):
             asked.on_note(
                 f"--auto returned {len(more)} convolutions to float: INT8 share {share:.1%} -> {tried.share:.1%}"
             )
             return tried, data, after
     assert after is not None
-    raise AccuracyLost(f"{_lost('INT8', before, after, asked)}, even with every layer back in float")
+    raise AccuracyLost(f"{lost('INT8', before, after, asked.max_ap_drop)}, even with every layer back in float")
 
 
 def _ranges(source: Float, asked: Asked, pictures: CalibrationSet, recipe: Recipe) -> Ranges:
@@ -249,26 +248,9 @@ def _measure(judge: Judge, trial: Trial, model: bytes, precision: str, batch_max
     return judge.measure(trial.bundle(model, precision, batch_max), asked.on_step)
 
 
-def _too_much(before: Measured, after: Measured, asked: Asked) -> bool:
-    """True when more accuracy is lost than allowed. Raises InputError when that cannot be known."""
-    if before.accuracy is None or after.accuracy is None:
-        if asked.max_ap_drop is None:
-            asked.on_note(_NOTHING_FOUND)
-            return False
-        raise InputError(f"{_NOTHING_FOUND}; name annotated pictures: --eval ann.json")
-    return asked.max_ap_drop is not None and before.accuracy.AP - after.accuracy.AP > asked.max_ap_drop
-
-
-def _lost(what: str, before: Measured, after: Measured, asked: Asked) -> str:
-    assert before.accuracy is not None
-    assert after.accuracy is not None
-    was, now = before.accuracy.AP, after.accuracy.AP
-    return f"{what} costs {was - now:.4f} AP ({was:.4f} -> {now:.4f}), allowed are {asked.max_ap_drop:g}"
-
-
 def _accuracy(judge: Judge, measured: Mapping[str, Measured]) -> dict[str, Any]:
     known = {name: found.accuracy.to_json() for name, found in measured.items() if found.accuracy is not None}
-    return {"measured": judge.sentence if known else _NOTHING_FOUND, **known}
+    return {"measured": judge.sentence if known else NOTHING_FOUND, **known}
 
 
 _STAGES: dict[str, Callable[[Float, Asked, CalibrationSet | None, Judge | None, Trial], Made]] = {
