@@ -49,28 +49,31 @@ class Stream:
 def equalizable(graph: gs.Graph) -> tuple[Stream, ...]:
     """Every stream whose channels can be divided by factors, and multiplied again, with the function unchanged.
 
-    A pair of convolutions around a ReLU, the residual stream of a whole stage, the merged levels of an FPN: convolutions
-    without groups write and read it, homogeneous operators lie between, nothing else reads it. Source: Nagel 2019,
-    section 4.1, there for pairs.
+    A pair of convolutions around a ReLU, the residual stream of a whole stage, the merged levels of an FPN: what writes
+    and reads it are convolutions without groups whose weights nothing else uses, homogeneous operators lie between.
+    Source: Nagel 2019, section 4.1, there for pairs.
     """
     groups, broken = _channel_groups(graph)
+    tensors = graph.tensors()
     members: dict[str, list[gs.Tensor]] = {}
-    for tensor in graph.tensors().values():
+    for tensor in tensors.values():
         if tensor.name in groups:
             members.setdefault(groups.root(tensor.name), []).append(tensor)
     streams = []
-    for root, tensors in members.items():
+    for root, joined in members.items():
         if root in {groups.root(name) for name in broken if name in groups}:
             continue
-        writers = [t.inputs[0].inputs[1].name for t in tensors if t.inputs[0].op == "Conv"]
+        writers = [t.inputs[0].inputs[1].name for t in joined if t.inputs[0].op == "Conv"]
         read: dict[str, list[str]] = {}
-        for tensor in tensors:
+        for tensor in joined:
             for node in tensor.outputs:
                 if node.op == "Conv":
                     read.setdefault(node.inputs[1].name, []).append(tensor.name)
-        if writers and read:
+        channels = {len(tensors[w].values) for w in writers} | {tensors[w].values.shape[1] for w in read}
+        # Not one number of channels: some Add repeats a single channel over all.
+        if writers and read and len(channels) == 1:
             unique = {weight: tuple(dict.fromkeys(names)) for weight, names in read.items()}
-            streams.append(Stream(tensors[0].name, tuple(dict.fromkeys(writers)), tuple(unique), unique))
+            streams.append(Stream(joined[0].name, tuple(dict.fromkeys(writers)), tuple(unique), unique))
     return tuple(streams)
 
 
@@ -82,18 +85,24 @@ def _channel_groups(graph: gs.Graph) -> tuple[Groups, set[str]]:
     for node in graph.nodes:
         data = [t for t in node.inputs if isinstance(t, gs.Variable) and not t.is_empty()]
         plain = all(not isinstance(t, gs.Constant) for t in node.inputs[:2]) or node.op not in ("Add", "Sub")
-        if node.op == "Conv" and isinstance(node.inputs[1], gs.Constant) and node.attrs.get("group", 1) == 1:
+        if node.op == "Conv" and _is_plain(node):
             weight, read, written = node.inputs[1].name, data[0].name, node.outputs[0].name
             groups.join(rows.setdefault(weight, written), written)
             groups.join(columns.setdefault(weight, read), read)
             if any(other.op != "Conv" or other.inputs[1] is not node.inputs[1] for other in node.inputs[1].outputs):
                 broken |= {read, written}
-        elif node.op in _HOMOGENEOUS and plain:
+        elif node.op in _HOMOGENEOUS and plain and data:
             for tensor in [*data, *node.outputs]:
                 groups.join(data[0].name, tensor.name)
         else:
             broken |= {t.name for t in [*data, *node.outputs]}
     return groups, broken
+
+
+def _is_plain(conv: gs.Node) -> bool:
+    """True for a convolution over pictures, without groups, whose weight and bias are constants."""
+    constant = all(isinstance(t, gs.Constant) for t in conv.inputs[1:])
+    return constant and conv.inputs[1].values.ndim == 4 and conv.attrs.get("group", 1) == 1
 
 
 def equalizing_factors(graph: gs.Graph, statistics: Mapping[str, TensorStatistics]) -> dict[str, F32]:
