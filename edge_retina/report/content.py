@@ -47,9 +47,9 @@ class Pair:
 class Report:
     """What the page shows. precision: "fp32", "fp16", "int8". verdict: the result in one sentence.
 
-    accuracies: by name, FP32 first, this bundle last. measured: how, and on how many pictures. layers: in graph order. pairs: of
-    them the MAX_PAIRS most different are shown. facts: name and value; one without a value is the title of those that
-    follow. Any of the sequences may be empty.
+    accuracies: by name, FP32 first, this bundle last. measured: how, and on how many pictures. layers: in graph
+    order. pairs: of them the MAX_PAIRS most different are shown. facts: name and value; one without a value is the
+    title of those that follow. Any of the sequences may be empty.
     """
 
     title: str

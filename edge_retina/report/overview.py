@@ -73,7 +73,8 @@ def accuracy_section(report: Report) -> str:
         order = "what fell most first" if len(report.accuracies) > 1 else "the lowest first"
         parts.append(f"<div><h3>AP by class, {order}</h3>{_table([head, *classes[:_CLASSES]])}{more}</div>")
     how = f"{report.measured[:1].upper()}{report.measured[1:]}".rstrip(". ") or f"{accuracy.images:,} pictures"
-    return f'<p class="soft">{text(f"{how}; {accuracy.objects:,} objects.")}</p><div class="accuracies">{"".join(parts)}</div>'
+    lead = f'<p class="soft">{text(how)}; {accuracy.objects:,} objects.</p>'
+    return f'{lead}<div class="accuracies">{"".join(parts)}</div>'
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
