@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from convnets import Net, frame, run
+from convnets import Net, frame, run, session
 
 from edge_retina.calibrate import TensorStatistics, gather
 from edge_retina.calibrate.statistics import Accumulator
@@ -258,10 +259,21 @@ def digits() -> Digits:
     return Digits(model, found.spec, pictures[:4], pictures[4:], references(model, found.spec, pictures[4:]))
 
 
-def test_digits_in_int8(digits):
-    """Close to float, also in the form that TensorRT gets, whose codes end at 127."""
+def optimized_ops(model: onnx.ModelProto, path: Path) -> dict[str, int]:
+    """What ONNX Runtime makes of a model, by kernel."""
+    session(gs.import_onnx(model), optimized=True, save=str(path))
+    return Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_digits_in_int8(digits, tmp_path):
+    """All in integers on the CPU; close to float, also in the form that TensorRT gets, whose codes end at 127."""
     made = digits.quantized(digits.model)
     onnx.checker.check_model(made, full_check=True)
+    kernels = optimized_ops(made, tmp_path / "optimized.onnx")
+    assert kernels["QLinearConv"] + kernels["MatMulIntegerToFloat"] == sum(
+        n.op_type == "Conv" for n in digits.model.graph.node
+    )
+    assert not {"Conv", "FusedConv", "NhwcFusedConv"} & set(kernels)
     cpu = digits.disagreement(made)
     assert 0 < cpu < 0.08
     graph = gs.import_onnx(made)
