@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import ModelError
-from edge_retina.rewrite.placement import Placement, layer_name
+from edge_retina.rewrite.placement import Placement, layer_name, quantizable
 from edge_retina.types import F32
 from edge_retina.weights import QuantizedWeight
 
@@ -33,8 +33,9 @@ def add_qdq(
     whatever reads it; activations are uint8 with zero point 128, or 0 where the tensor cannot be negative, and the
     scale of the symmetric int8 code, so that within the range they hold the same values as int8 with zero point 0,
     which rewrite.signed makes of them for TensorRT; ONNX Runtime is faster on uint8. Weights are int8 initializers with
-    a DequantizeLinear over axis 0; biases stay float. Scope: main graph. Returns the number of nodes added; a second
-    run returns 0. Raises ModelError when a tensor has no scale.
+    a DequantizeLinear over axis 0; biases stay float. A convolution that stays float has a DequantizeLinear of its own,
+    which TensorRT does without. Scope: main graph. Returns the number of nodes added; a second run returns 0.
+    Raises ModelError when a tensor has no scale.
     """
     if any(node.op == "QuantizeLinear" for node in graph.nodes):
         return 0
@@ -48,8 +49,10 @@ def add_qdq(
             raise ModelError(f"no calibrated range for {group!r}; calibrate the graph that is quantized")
         prefix = CPU_PREFIX if name in cpu_only else "qdq/"
         pairs[name] = _pair(graph, tensors[name], prefix, scales[group], group in placement.signed)
+    stay_float = {layer_name(node) for node in quantizable(graph)}.difference(placement.convs)
     for (reader, index), name in {**placement.edges, **placement.cpu_edges}.items():
-        nodes[reader].inputs[index] = pairs[name]
+        node = nodes[reader]
+        node.inputs[index] = _for_float_conv(graph, pairs[name], node) if reader in stay_float else pairs[name]
     initializers: dict[int, tuple[gs.Constant, gs.Constant, gs.Constant]] = {}
     for name in placement.convs:
         conv, weight = nodes[name], weights[name]
@@ -81,3 +84,18 @@ def _pair(graph: gs.Graph, tensor: gs.Tensor, prefix: str, scale: float, signed:
     graph.nodes.append(gs.Node("QuantizeLinear", f"{prefix}{tensor.name}/q", {}, [tensor, *constants], [codes]))
     graph.nodes.append(gs.Node("DequantizeLinear", f"{prefix}{tensor.name}/dq", {}, [codes, *constants], [values]))
     return values
+
+
+def _for_float_conv(graph: gs.Graph, values: gs.Variable, conv: gs.Node) -> gs.Variable:
+    """The same values, by a DequantizeLinear with a scale per channel, all of them equal.
+
+    Behind one with a single scale ONNX Runtime rounds float weights to int8 too, with one scale for the whole weight
+    (onnxruntime/core/optimizer/qdq_transformer/weight_bias_quantization.cc).
+    """
+    codes, *constants = values.inputs[0].inputs
+    channels = conv.inputs[1].values.shape[1] * conv.attrs.get("group", 1)
+    name = f"{CPU_PREFIX}{layer_name(conv)}/input"
+    each = [gs.Constant(f"{name}/{i}", np.repeat(t.values, channels)) for i, t in enumerate(constants)]
+    result = gs.Variable(f"{name}/values", np.float32, values.shape)
+    graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/dq", {"axis": 1}, [codes, *each], [result]))
+    return result

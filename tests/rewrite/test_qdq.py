@@ -191,11 +191,32 @@ def test_a_convolution_left_in_float():
     conv = next(n for n in graph.nodes if layer_name(n) == "b")
     assert isinstance(conv.inputs[1], gs.Constant)
     assert conv.inputs[1].values.dtype == np.float32
-    # a's result is rounded for ONNX Runtime only.
+    # a's result is rounded for ONNX Runtime only, which leaves weights alone behind a scale per channel.
     pair = conv.inputs[0].inputs[0]
     assert pair.name.startswith(CPU_PREFIX)
     to_signed(graph)
     assert next(n for n in graph.nodes if layer_name(n) == "b").inputs[0].inputs[0].op == "Relu"
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_convolution_left_in_float_is_float_in_onnx_runtime(shared):
+    """Its weights are not rounded behind our back; nor is, for TensorRT, what it reads."""
+    net = Net()
+    hidden = net.relu(net.conv("a", net.x, 6, kernel=3))
+    plain = net.conv("b", hidden, 6, kernel=3, bias=False)
+    outputs = [net.head(net.conv("c", net.relu(plain), 5, kernel=3)), plain]
+    if shared:
+        outputs.append(net.head(net.conv("d", hidden)))
+    graph = net.end(*outputs)
+    # One channel a thousand times smaller than the others: with one scale for the whole weight it would be zero.
+    graph.tensors()["b/w"].values[0] /= 1000
+    add_pairs(graph, scales_of(graph, ("b",)), ("b",))
+    found, wanted = (run(graph, X, optimized=optimized)["b"][:, 0] for optimized in (True, False))
+    # Beside sums in another order, a code of the input may differ by one.
+    assert np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+    to_signed(graph)
+    assert next(n for n in graph.nodes if layer_name(n) == "b").inputs[0].inputs[0].op == "Relu"
+    onnx.checker.check_model(gs.export_onnx(graph), full_check=True)
 
 
 def test_a_tensor_has_one_pair_and_a_shared_weight_one_copy():
