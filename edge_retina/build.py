@@ -79,6 +79,7 @@ def build(
     data = graph.SerializeToString(deterministic=True)
     on_stage("check")
     checked = check(data, found.spec, frame_size)
+    tools = _tools()
     asked = Asked(
         precision=precision,
         calib=None if calib is None else os.fspath(calib),
@@ -93,6 +94,7 @@ def build(
         images=None if images is None else Path(images),
         max_ap_drop=max_ap_drop,
         auto=auto,
+        tools=tools,
         on_stage=on_stage,
         on_step=on_step,
         on_note=on_note,
@@ -109,7 +111,7 @@ def build(
         batch_max=made.batch_max,
         calibration_digest=made.calibration_digest,
         accuracy=made.accuracy,
-        tools=_tools(),
+        tools=tools,
         extra=made.extra,
     )
 

@@ -27,6 +27,7 @@ from edge_retina.quantize import Recipe, observed
 from edge_retina.rewrite.half import half_overflow, to_half
 from edge_retina.sensitivity import Choice, rank
 from edge_retina.spec import DetectorSpec
+from edge_retina.summary import report_page
 from edge_retina.types import U8
 
 __all__ = ["Asked", "Float", "Made", "make"]
@@ -65,6 +66,7 @@ class Asked:
     images: Path | None
     max_ap_drop: float | None
     auto: bool
+    tools: Mapping[str, str]
     on_stage: Callable[[str], None]
     on_step: Callable[[int, int], None]
     on_note: Callable[[str], None]
@@ -100,7 +102,10 @@ def _fp32(source: Float, asked: Asked, _: CalibrationSet | None, judge: Judge | 
     if judge is None or asked.annotations is None:
         return Made(source.data, source.batch_max)
     before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
-    return Made(source.data, source.batch_max, accuracy=_accuracy(judge, {"fp32": before}))
+    measured = {"fp32": before}
+    asked.on_stage("report")
+    page = report_page(source.name, "fp32", {"fp32": source.data}, measured, judge, tools=asked.tools)
+    return Made(source.data, source.batch_max, None, _accuracy(judge, measured), {"report.html": page})
 
 
 def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:
@@ -126,7 +131,11 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     if too_much(before, after, asked.max_ap_drop, asked.on_note):
         raise AccuracyLost(f"{lost('FP16', before, after, asked.max_ap_drop)}; build it without --fp16")
     digest = None if pictures is None else pictures.digest
-    return Made(data, batch_max, digest, _accuracy(judge, {"fp32": before, "fp16": after}))
+    measured = {"fp32": before, "fp16": after}
+    models = {"fp32": source.data, "fp16": data}
+    asked.on_stage("report")
+    page = report_page(source.name, "fp16", models, measured, judge, kept=half.kept, tools=asked.tools)
+    return Made(data, batch_max, digest, _accuracy(judge, measured), {"report.html": page})
 
 
 def _noise(source: Float) -> list[U8]:
@@ -175,8 +184,22 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         names = ", ".join(map(layer_label, int8.choice.skip[:8]))
         asked.on_note(f"left in float: {names}; {int8.share:.1%} of the convolutions' work is INT8")
     used = {name: int8.quantizer.range((name,)) for name in ranges.statistics}
-    extra = {"ranges.json": ranges.to_json(used)}
-    facts = _accuracy(judge, {"fp32": before, "int8": after})
+    measured = {"fp32": before, "int8": after}
+    models = {"fp32": source.data, "int8": data}
+    asked.on_stage("report")
+    page = report_page(
+        source.name,
+        "int8",
+        models,
+        measured,
+        judge,
+        int8=int8,
+        ranges=ranges,
+        pictures=pictures,
+        tools=asked.tools,
+    )
+    extra = {"ranges.json": ranges.to_json(used), "report.html": page}
+    facts = _accuracy(judge, measured)
     facts |= {"int8_share": round(int8.share, 6), "float_layers": [layer_label(name) for name in int8.choice.skip]}
     digest = hashlib.sha256(extra["ranges.json"]).hexdigest()
     return Made(data, batch_max, digest, facts, extra)
