@@ -14,6 +14,7 @@ from edge_retina.errors import ModelError, RuntimeFailure, UsageError
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
+    from edge_retina.bundle import Bundle
     from edge_retina.spec import DetectorSpec
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "conv_precisions",
     "engine_layers",
     "lower",
+    "lower_bundle",
     "network_layers",
 ]
 
@@ -79,6 +81,20 @@ def lower(
         _call_plugin(graph)
     lowered: bytes = gs.export_onnx(graph).SerializeToString(deterministic=True)
     return lowered
+
+
+def lower_bundle(bundle: Bundle, target: str, *, plugin: bool = True) -> bytes:
+    """What `lower` makes of a bundle; of INT8 the tensors whose calibrated values overflow FP16 stay FP32.
+
+    Raises UsageError, ModelError, BundleCorrupt.
+    """
+    keep: tuple[str, ...] = ()
+    if "ranges.json" in bundle.manifest.members:
+        from edge_retina.calibrate.ranges import Ranges
+        from edge_retina.rewrite.half import half_overflow
+
+        keep = half_overflow(Ranges.from_json(bundle.read("ranges.json"), f"{bundle.path}: ranges.json").maxima())
+    return lower(bundle.model(), target, bundle.spec, precision=bundle.manifest.precision, keep=keep, plugin=plugin)
 
 
 def _redecode(graph: gs.Graph, spec: DetectorSpec, nms: str) -> None:

@@ -9,18 +9,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from edge_retina.calibrate import gather
 from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
 from edge_retina.calibrate.ranges import Binding, Ranges
+from edge_retina.disagreement import disagreement, references
 from edge_retina.errors import UsageError
 from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observed
+from edge_retina.rewrite.integer_conv import restore_convs
 from edge_retina.rewrite.macs import conv_macs
+from edge_retina.rewrite.signed import to_signed
 from edge_retina.sensitivity import Choice, choose_float, share
 from edge_retina.spec import DetectorSpec
 from edge_retina.types import U8
 
-__all__ = ["Int8", "OnStep", "binding", "calibrate", "layer_label", "quantize", "trial_frames"]
+__all__ = ["Int8", "OnStep", "binding", "calibrate", "disagreements", "layer_label", "quantize", "trial_frames"]
 
 # Called with how many steps are done, and of how many.
 OnStep = Callable[[int, int], None]
@@ -141,6 +145,19 @@ def quantize(
     frames = trial_frames(pictures)
     choice = choose_float(quantizer, spec, frames, macs, skip=forced, least_share=least_share)
     return Int8(quantizer.quantized(choice.skip), quantizer, choice, macs)
+
+
+def disagreements(int8: Int8, spec: DetectorSpec, frames: Sequence[U8]) -> dict[str, float]:
+    """Disagreement with the float model, 0.0 the same, as "onnxruntime" and as "tensorrt" compute the INT8 model.
+
+    They differ where activations exceed their range: uint8 without negative numbers has codes to spare, int8 clips.
+    """
+    wanted = references(int8.quantizer.model, spec, frames)
+    graph = gs.import_onnx(int8.model)
+    restore_convs(graph)
+    to_signed(graph)
+    forms = {"onnxruntime": int8.model, "tensorrt": gs.export_onnx(graph)}
+    return {name: round(disagreement(form, spec, frames, wanted), 6) for name, form in forms.items()}
 
 
 def trial_frames(pictures: CalibrationSet, most: int = _CHOOSE) -> list[U8]:

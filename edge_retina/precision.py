@@ -21,11 +21,11 @@ from edge_retina.calibrate.ranges import Ranges
 from edge_retina.check import check
 from edge_retina.errors import AccuracyLost, BundleError, InputError
 from edge_retina.gate import NOTHING_FOUND, lost, too_much
-from edge_retina.int8 import Int8, binding, calibrate, layer_label, quantize, trial_frames
+from edge_retina.int8 import Int8, binding, calibrate, disagreements, layer_label, quantize, trial_frames
 from edge_retina.proof import Judge, Measured, Trial, open_judge
 from edge_retina.quantize import Recipe, observed
 from edge_retina.rewrite.half import half_overflow, to_half
-from edge_retina.sensitivity import Choice, rank
+from edge_retina.sensitivity import HARMLESS, Choice, rank
 from edge_retina.spec import DetectorSpec
 from edge_retina.summary import report_page
 from edge_retina.types import U8
@@ -34,6 +34,8 @@ __all__ = ["Asked", "Float", "Made", "make"]
 
 # Frames of noise for FP16 without calibration pictures: they only look for overflow.
 _NOISE_FRAMES = 2
+# When the TensorRT form disagrees so many times more than what was measured, the user should know.
+_FURTHER = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +186,12 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         names = ", ".join(map(layer_label, int8.choice.skip[:8]))
         asked.on_note(f"left in float: {names}; {int8.share:.1%} of the convolutions' work is INT8")
     used = {name: int8.quantizer.range((name,)) for name in ranges.statistics}
+    differ = disagreements(int8, source.spec, trial_frames(pictures))
+    if differ["tensorrt"] > max(HARMLESS, _FURTHER * differ["onnxruntime"]):
+        asked.on_note(
+            f"TensorRT clips what ONNX Runtime does not: its heads disagree with FP32's by {differ['tensorrt']:.3f}, "
+            f"ONNX Runtime's by {differ['onnxruntime']:.3f}; try --int8-method max"
+        )
     measured = {"fp32": before, "int8": after}
     models = {"fp32": source.data, "int8": data}
     asked.on_stage("report")
@@ -196,11 +204,16 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         int8=int8,
         ranges=ranges,
         pictures=pictures,
+        differ=differ,
         tools=asked.tools,
     )
     extra = {"ranges.json": ranges.to_json(used), "report.html": page}
     facts = _accuracy(judge, measured)
-    facts |= {"int8_share": round(int8.share, 6), "float_layers": [layer_label(name) for name in int8.choice.skip]}
+    facts |= {
+        "disagreement": differ,
+        "int8_share": round(int8.share, 6),
+        "float_layers": [layer_label(name) for name in int8.choice.skip],
+    }
     digest = hashlib.sha256(extra["ranges.json"]).hexdigest()
     return Made(data, batch_max, digest, facts, extra)
 

@@ -34,13 +34,14 @@ def report_page(
     int8: Int8 | None = None,
     ranges: Ranges | None = None,
     pictures: CalibrationSet | None = None,
+    differ: Mapping[str, float] | None = None,
     kept: Sequence[str] = (),
     tools: Mapping[str, str],
 ) -> bytes:
     """The page for a model called `name`.
 
-    models, measured: by precision, "fp32" first. int8, ranges, pictures: of an INT8 build. kept: tensors that an FP16
-    build left in FP32. tools: package to version.
+    models, measured: by precision, "fp32" first. int8, ranges, pictures, differ: of an INT8 build; differ is what
+    int8.disagreements gave. kept: tensors that an FP16 build left in FP32. tools: package to version.
     """
     frame = measured["fp32"].pictured[0].frame.image
     facts = [("Size and speed", "")]
@@ -52,6 +53,8 @@ def report_page(
     ]
     if int8 is not None and ranges is not None and pictures is not None:
         facts += _calibration_facts(int8, ranges, pictures)
+        names = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT"}
+        facts += [(f"disagreement, as {names[key]} has it", f"{value:.4f}") for key, value in (differ or {}).items()]
     if kept:
         facts += [("FP16", ""), ("tensors kept in FP32", ", ".join(map(layer_label, kept)))]
     facts += [("Made with", ""), *tools.items()]
@@ -62,7 +65,7 @@ def report_page(
             title=name,
             precision=precision,
             verdict=_verdict(precision, measured, int8),
-            accuracies=known,  # type: ignore[arg-type]  # None is filtered out above
+            accuracies=known,
             measured=judge.sentence if known else "",
             layers=layers,
             pairs=_pairs(measured["fp32"], measured[precision]) if precision != "fp32" else (),
@@ -148,7 +151,6 @@ def _calibration_facts(int8: Int8, ranges: Ranges, pictures: CalibrationSet) -> 
         ("ranges by", f"{recipe.method}, effort {recipe.effort}"),
         ("refinements", ", ".join(f"{name} {'on' if on else 'off'}" for name, on in switches.items())),
         ("streams equalised", str(len(ranges.factors))),
-        ("disagreement of the heads", f"{int8.choice.before:.4f} with all in INT8, {int8.choice.after:.4f} as built"),
         ("model digest", bound.model),
         ("preprocessing digest", bound.preprocessing),
         ("pictures digest", bound.pictures or "none: a camera"),
