@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_retina.calibrate.histogram import BINS, Histogram
 from edge_retina.calibrate.statistics import TensorStatistics
@@ -22,6 +22,10 @@ __all__ = ["Binding", "Ranges"]
 _FORMAT = 1
 # A histogram of BINS counts; what decompresses to more was not written by us.
 _HISTOGRAM_BYTES = 8 * BINS
+# Far beyond what any calibration counts, and histograms of one scale can still be added up in int64.
+_MOST_COUNTED = 1 << 52
+# Of float32, above 0.
+_LEAST, _MOST = float(np.finfo(np.float32).smallest_subnormal), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Binding:
     def differs(self, other: Binding) -> str:
         """What of another binding is not the same, for a message; "" when ranges of one are good for the other."""
         if self.pictures is None or other.pictures is None:
-            return "pictures of a camera"
+            return "pictures of a camera, which do not come back"
         return ", ".join(f.name for f in fields(self) if getattr(self, f.name) != getattr(other, f.name))
 
 
@@ -67,11 +71,11 @@ class Ranges:
                 "range": used.get(name),
                 "maximum": found.maximum,
                 "histogram": _pack(zlib.compress(found.histogram.counts.astype("<i8").tobytes(), 9)),
-                **{key: _pack(getattr(found, key).astype("<f4").tobytes()) for key in ("mean", "energy", "peak")},
+                **{key: _pack_floats(getattr(found, key)) for key in ("mean", "energy", "peak")},
             }
             for name, found in self.statistics.items()
         }
-        factors = {name: _pack(values.astype("<f4").tobytes()) for name, values in self.factors.items()}
+        factors = {name: _pack_floats(values) for name, values in self.factors.items()}
         data: dict[str, Any] = {"format": _FORMAT, "binding": asdict(self.binding), "warnings": self.warnings}
         data |= {"factors": factors, "tensors": tensors}
         return (json.dumps(data, sort_keys=True, allow_nan=False, separators=(",", ":")) + "\n").encode()
@@ -83,26 +87,49 @@ class Ranges:
             data = json.loads(text)
             if data["format"] != _FORMAT:
                 raise InputError(f"{source}: has format {data['format']}, wanted {_FORMAT}; calibrate anew")
-            factors = {name: _floats(value) for name, value in data["factors"].items()}
+            factors = {name: _factors(value) for name, value in data["factors"].items()}
             statistics = {name: _statistics(value) for name, value in data["tensors"].items()}
             return cls(Binding(**data["binding"]), factors, statistics, tuple(map(str, data["warnings"])))
-        except (LookupError, AttributeError, TypeError, ValueError, RecursionError, zlib.error) as exc:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, zlib.error) as exc:
             raise InputError(f"{source}: wanted calibrated ranges, found {exc!r:.200}; calibrate anew") from exc
 
 
 def _statistics(value: Mapping[str, Any]) -> TensorStatistics:
-    inflate = zlib.decompressobj()
-    counts = np.frombuffer(inflate.decompress(base64.b64decode(value["histogram"]), _HISTOGRAM_BYTES), "<i8")
-    maximum = float(value["maximum"])
-    if counts.shape != (BINS,) or counts.min() < 0 or not (0 <= maximum < math.inf):
-        raise ValueError(f"a histogram of {counts.shape} counts up to {maximum}")
-    histogram = Histogram(counts.astype(np.int64), maximum)
+    histogram = _histogram(value["histogram"], float(value["maximum"]))
     mean, energy, peak = (_floats(value[key]).astype(np.float64) for key in ("mean", "energy", "peak"))
+    if not len(mean) == len(energy) == len(peak) > 0:
+        raise ValueError(f"means, energies and peaks of {len(mean)}, {len(energy)} and {len(peak)} channels")
+    if energy.min() < 0 or peak.min() < 0:
+        raise ValueError("a negative energy or peak")
     return TensorStatistics(histogram, mean, energy, peak)
+
+
+def _histogram(text: str, maximum: float) -> Histogram:
+    inflate = zlib.decompressobj()
+    counts = np.frombuffer(inflate.decompress(base64.b64decode(text), _HISTOGRAM_BYTES + 1), "<i8").astype(np.int64)
+    if counts.shape != (BINS,) or not inflate.eof or counts.min() < 0 or counts.max() > _MOST_COUNTED // BINS:
+        raise ValueError(f"a histogram that does not hold {BINS} counts")
+    if not (maximum == 0 or _LEAST <= maximum <= _MOST):
+        raise ValueError(f"a histogram up to {maximum}")
+    if not counts.any():
+        raise ValueError("a histogram of nothing")
+    return Histogram(counts, maximum)
 
 
 def _pack(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _pack_floats(values: npt.NDArray[np.floating]) -> str:
+    # Squares of large activations are larger.
+    return _pack(np.clip(values, -_MOST, _MOST).astype("<f4").tobytes())
+
+
+def _factors(text: str) -> F32:
+    values = _floats(text)
+    if not len(values) or values.min() <= 0:
+        raise ValueError("a factor that is not above 0")
+    return values
 
 
 def _floats(text: str) -> F32:
