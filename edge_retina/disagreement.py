@@ -69,7 +69,9 @@ def disagreement(
         error += float((np.abs(was - now) * np.maximum(was, now)).sum())
         rows = reference.anchors
         boxes = decode(deltas[rows], anchors[rows], spec.delta_weights, spec.max_log_scale)
-        error += float(((1 - paired_iou(boxes, reference.boxes)) * reference.trust**2).sum())
+        # Where both are so small that nothing is left of them they may still be the same.
+        apart = np.where((boxes == reference.boxes).all(1), np.float32(0), 1 - paired_iou(boxes, reference.boxes))
+        error += float((apart * reference.trust**2).sum())
         weight += reference.weight
     return error / weight if weight else 0.0
 

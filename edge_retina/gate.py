@@ -25,6 +25,11 @@ def too_much(before: Measured, after: Measured, limit: float | None, on_note: Ca
             raise InputError(f"{NOTHING_FOUND} Name annotated pictures: --eval ann.json")
         on_note(NOTHING_FOUND)
         return False
+    if limit is not None and before.accuracy.AP <= 0:
+        raise InputError(
+            "the FP32 model's own AP is 0, so there is nothing to lose and the allowed drop says nothing; are these "
+            "pictures and labels of what it was trained on, and is its preprocessing right? run: edge-retina inspect"
+        )
     drop = before.accuracy.AP - after.accuracy.AP
     return limit is not None and drop > limit
 

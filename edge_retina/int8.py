@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx
 import onnx_graphsurgeon as gs
 
+from edge_retina.bundle import read_bundle
 from edge_retina.calibrate import gather
 from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
 from edge_retina.calibrate.ranges import Binding, Ranges
 from edge_retina.disagreement import disagreement, references
-from edge_retina.errors import UsageError
+from edge_retina.errors import BundleError, InputError, UsageError
 from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observed
+from edge_retina.rewrite.equalize import equalizable
 from edge_retina.rewrite.integer_conv import restore_convs
 from edge_retina.rewrite.macs import conv_macs
+from edge_retina.rewrite.placement import quantizable
 from edge_retina.rewrite.signed import to_signed
 from edge_retina.sensitivity import Choice, choose_float, share
 from edge_retina.spec import DetectorSpec
 from edge_retina.types import U8
 
-__all__ = ["Int8", "OnStep", "binding", "calibrate", "disagreements", "layer_label", "quantize", "trial_frames"]
+__all__ = [
+    "Int8",
+    "OnStep",
+    "binding",
+    "calibrate",
+    "disagreements",
+    "known_ranges",
+    "layer_label",
+    "quantize",
+    "some_frames",
+    "trial_frames",
+]
 
 # Called with how many steps are done, and of how many.
 OnStep = Callable[[int, int], None]
@@ -109,6 +125,63 @@ def calibrate(
     return Ranges.from_json(Ranges(bound, factors, statistics, tuple(looked.warnings())).to_json({}))
 
 
+def known_ranges(
+    model: onnx.ModelProto, bound: Binding, given: Path | None, older: Path, on_note: Callable[[str], None]
+) -> Ranges | None:
+    """Ranges of a float model that are there and fit, None where it has to be calibrated.
+
+    given: a bundle or ranges.json that has to fit. older: a bundle whose ranges are used if they do; on_note is told.
+    Raises InputError, BundleError.
+    """
+    if given is not None:
+        found = _read_ranges(given)
+        if differs := bound.differs(found.binding) or _misfit(model, found):
+            raise InputError(
+                f"{given}: its ranges are of another calibration (differs: {differs}); leave out --ranges to calibrate"
+            )
+        return found
+    with contextlib.suppress(BundleError, InputError):  # no bundle yet, or one without ranges
+        found = _read_ranges(older)
+        if not (differs := bound.differs(found.binding) or _misfit(model, found)):
+            on_note(f"ranges of {older} reused: same model, preprocessing and pictures")
+            return found
+        on_note(f"ranges of {older} are stale (differs: {differs}): calibrating anew")
+    return None
+
+
+def _read_ranges(path: Path) -> Ranges:
+    """Out of a bundle or a ranges.json. Raises InputError, BundleError."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: wanted a bundle or a ranges.json, found no such file")
+        with path.open("rb") as file:
+            bundled = file.read(2) == b"PK"
+        text = read_bundle(path).read("ranges.json") if bundled else path.read_bytes()
+    except OSError as exc:
+        raise InputError(f"{path}: cannot be read: {exc.strerror}; leave out --ranges to calibrate") from exc
+    return Ranges.from_json(text, str(path))
+
+
+def _misfit(model: onnx.ModelProto, ranges: Ranges) -> str:
+    """What of ranges is not of a float model's tensors, for a message; "" when nothing is.
+
+    Not even ranges bound to the same ONNX need be: another version may have rewritten it otherwise.
+    """
+    graph = gs.import_onnx(model)
+    tensors = graph.tensors()
+    streams = {stream.name: len(tensors[stream.writers[0]].values) for stream in equalizable(graph)}
+    for name, factor in ranges.factors.items():
+        if streams.get(name) != len(factor):
+            return f"{len(factor)} factors of {name!r}"
+    if strange := sorted(observed(model) ^ set(ranges.statistics)):
+        return f"tensor {strange[0]!r}"
+    for conv in quantizable(graph):
+        name, channels = conv.inputs[0].name, conv.inputs[1].values.shape[1] * conv.attrs.get("group", 1)
+        if name in ranges.statistics and len(ranges.statistics[name].mean) != channels:
+            return f"channels of {name!r}"
+    return ""
+
+
 def quantize(
     model: onnx.ModelProto,
     spec: DetectorSpec,
@@ -162,7 +235,12 @@ def disagreements(int8: Int8, spec: DetectorSpec, frames: Sequence[U8]) -> dict[
 
 def trial_frames(pictures: CalibrationSet, most: int = _CHOOSE) -> list[U8]:
     """A few pictures, evenly spread over the set."""
-    return [picture.image for picture in _some(pictures, spread(pictures.count, most))]
+    return list(some_frames(pictures, most))
+
+
+def some_frames(pictures: CalibrationSet, most: int) -> Iterator[U8]:
+    """The same, one in memory at a time."""
+    return (picture.image for picture in _some(pictures, spread(pictures.count, most)))
 
 
 def _some(pictures: CalibrationSet, indices: Sequence[int]) -> Iterator[Picture]:

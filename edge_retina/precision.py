@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Mapping
@@ -14,18 +13,30 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from edge_retina.bundle import read_bundle
 from edge_retina.calibrate import gather
 from edge_retina.calibrate.pictures import CalibrationSet, open_calibration
 from edge_retina.calibrate.ranges import Ranges
 from edge_retina.check import check
-from edge_retina.errors import AccuracyLost, BundleError, InputError
+from edge_retina.disagreement import disagreement, references
+from edge_retina.errors import AccuracyLost
 from edge_retina.gate import NOTHING_FOUND, lost, too_much
-from edge_retina.int8 import Int8, binding, calibrate, disagreements, layer_label, quantize, trial_frames
+from edge_retina.int8 import (
+    Int8,
+    binding,
+    calibrate,
+    disagreements,
+    known_ranges,
+    layer_label,
+    quantize,
+    some_frames,
+    trial_frames,
+)
 from edge_retina.proof import Judge, Measured, Trial, open_judge
-from edge_retina.quantize import Recipe, observed
+from edge_retina.quantize import Recipe
 from edge_retina.rewrite.half import half_overflow, to_half
-from edge_retina.sensitivity import HARMLESS, Choice, rank
+from edge_retina.rewrite.infer import infer_types
+from edge_retina.rewrite.trunk import Trunk
+from edge_retina.sensitivity import HARMLESS, Choice, Cost, rank
 from edge_retina.spec import DetectorSpec
 from edge_retina.summary import report_page
 from edge_retina.types import U8
@@ -34,6 +45,8 @@ __all__ = ["Asked", "Float", "Made", "make"]
 
 # Frames of noise for FP16 without calibration pictures: they only look for overflow.
 _NOISE_FRAMES = 2
+# Calibration pictures that do the same.
+_OVERFLOW_FRAMES = 64
 # When the TensorRT form disagrees so many times more than what was measured, the user should know.
 _FURTHER = 1.5
 
@@ -112,11 +125,9 @@ def _fp32(source: Float, asked: Asked, _: CalibrationSet | None, judge: Judge | 
 
 def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:
     asked.on_stage("find overflows")
-    frames = trial_frames(pictures, 64) if pictures is not None else _noise(source)
-    wanted = observed(source.graph) | {n.output[0] for n in source.graph.graph.node if n.op_type in ("Conv", "Add")}
-    tensors = {name for name in wanted if name.startswith("model/")}
-    maxima = {name: found.maximum for name, found in gather(source.graph, tensors, frames).items()}
+    frames = some_frames(pictures, _OVERFLOW_FRAMES) if pictures is not None else _noise(source)
     graph = gs.import_onnx(source.graph)
+    maxima = {name: found.maximum for name, found in gather(source.graph, _halved(graph), frames).items()}
     half = to_half(graph, half_overflow(maxima))
     if half.kept:
         layers = ", ".join(map(layer_label, half.kept[:8]))
@@ -138,6 +149,14 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     asked.on_stage("report")
     page = report_page(source.name, "fp16", models, measured, judge, kept=half.kept, tools=asked.tools)
     return Made(data, batch_max, digest, _accuracy(judge, measured), {"report.html": page})
+
+
+def _halved(graph: gs.Graph) -> set[str]:
+    """Tensors that FP16 would hold; statistics want two axes or more, batch and channels."""
+    trunk = Trunk(graph)
+    shapes = {name: kind.shape for name, kind in infer_types(graph).items()}
+    made = [t for node in trunk.nodes if trunk.is_data(node) for t in node.outputs if trunk.is_float(t)]
+    return {t.name for t in made if len(shapes.get(t.name) or ()) >= 2}
 
 
 def _noise(source: Float) -> list[U8]:
@@ -181,7 +200,8 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
                 f"{lost('INT8', before, after, asked.max_ap_drop)}. Quantized alone, these cost most: {worst}. "
                 "Next: --auto, which returns layers to float until it fits; --int8-effort high; or --float-layers NAME"
             )
-        int8, data, after = _give_back(source, asked, int8, costs, before, judge, trial, batch_max)
+        int8, data, after = _give_back(source, asked, int8, costs, before, after, judge, trial, batch_max, frames)
+        batch_max = check(data, source.spec, source.frame_size).batch_max
     if int8.choice.skip:
         names = ", ".join(map(layer_label, int8.choice.skip[:8]))
         asked.on_note(f"left in float: {names}; {int8.share:.1%} of the convolutions' work is INT8")
@@ -222,61 +242,45 @@ def _give_back(
     source: Float,
     asked: Asked,
     int8: Int8,
-    costs: list[Any],
+    costs: list[Cost],
     before: Measured,
+    after: Measured,
     judge: Judge,
     trial: Trial,
     batch_max: int | None,
+    frames: list[U8],
 ) -> tuple[Int8, bytes, Measured]:
     """Return units to float, the worst first, in growing steps, until the drop is allowed. Raises AccuracyLost."""
-    share, taken = int8.share, 0
-    after = None
-    while taken < len(costs):
-        taken += max(1, taken // 2)
+    quantizer, taken, skip = int8.quantizer, 0, int8.choice.skip
+    while too_much(before, after, asked.max_ap_drop, asked.on_note):
+        if taken >= len(costs) - 1:
+            raise AccuracyLost(
+                f"{lost('INT8', before, after, asked.max_ap_drop)}, with all but {len(costs) - taken} of its layers "
+                "back in float. Next: --fp16; a larger --max-ap-drop; or more calibration pictures"
+            )
+        taken = min(taken + max(1, taken // 2), len(costs) - 1)
         more = [name for cost in costs[:taken] for name in cost.unit]
         skip = tuple(dict.fromkeys((*int8.choice.skip, *more)))
-        choice = Choice(skip, int8.choice.before, int8.choice.after, tuple(costs))
-        tried = Int8(int8.quantizer.quantized(skip), int8.quantizer, choice, int8.macs)
-        data = tried.model.SerializeToString(deterministic=True)
+        model = quantizer.quantized(skip)
+        data = model.SerializeToString(deterministic=True)
         after = _measure(judge, trial, data, "int8", batch_max, asked)
-        if not too_much(before, after, asked.max_ap_drop, asked.on_note):
-            asked.on_note(
-                f"--auto returned {len(more)} convolutions to float: INT8 share {share:.1%} -> {tried.share:.1%}"
-            )
-            return tried, data, after
-    assert after is not None
-    raise AccuracyLost(f"{lost('INT8', before, after, asked.max_ap_drop)}, even with every layer back in float")
+    wanted = references(quantizer.model, source.spec, frames)
+    differ = disagreement(model, source.spec, frames, wanted)
+    tried = Int8(model, quantizer, Choice(skip, int8.choice.before, differ, tuple(costs)), int8.macs)
+    asked.on_note(
+        f"--auto returned {len(more)} convolutions to float: INT8 share {int8.share:.1%} -> {tried.share:.1%}"
+    )
+    return tried, data, after
 
 
 def _ranges(source: Float, asked: Asked, pictures: CalibrationSet, recipe: Recipe) -> Ranges:
     """Ranges that are there and fit, else new ones."""
     bound = binding(source.digest, source.spec, source.frame_size, pictures, recipe)
-    if asked.ranges is not None:
-        found = _read_ranges(asked.ranges)
-        if differs := bound.differs(found.binding):
-            raise InputError(
-                f"{asked.ranges}: its ranges are of another calibration (differs: {differs}); "
-                "leave out --ranges to calibrate"
-            )
+    found = known_ranges(source.graph, bound, asked.ranges, asked.older, asked.on_note)
+    if found is not None:
         return found
-    with contextlib.suppress(BundleError, InputError):  # no bundle yet, or one without ranges
-        found = _read_ranges(asked.older)
-        if not (differs := bound.differs(found.binding)):
-            asked.on_note(f"ranges of {asked.older} reused: same model, preprocessing and pictures")
-            return found
-        asked.on_note(f"ranges of {asked.older} are stale ({differs} changed): calibrating anew")
     asked.on_stage("calibrate")
     return calibrate(source.graph, pictures, bound, recipe, on_step=asked.on_step)
-
-
-def _read_ranges(path: Path) -> Ranges:
-    """Out of a bundle or a ranges.json. Raises InputError, BundleError."""
-    try:
-        head = path.read_bytes()[:2]
-        text = read_bundle(path).read("ranges.json") if head == b"PK" else path.read_bytes()
-    except OSError as exc:
-        raise InputError(f"{path}: cannot be read: {exc.strerror}; leave out --ranges to calibrate") from exc
-    return Ranges.from_json(text, str(path))
 
 
 def _measure(judge: Judge, trial: Trial, model: bytes, precision: str, batch_max: int | None, asked: Asked) -> Measured:

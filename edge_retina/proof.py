@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge_retina.accuracy import Accuracy, read_coco
+from edge_retina.accuracy import Accuracy, evaluator, read_coco, well_formed
 from edge_retina.bundle import Bundle, write_bundle
 from edge_retina.calibrate.pictures import CalibrationSet, spread
 from edge_retina.detector import Detector
@@ -102,12 +102,20 @@ Judge = Labelled | Unlabelled
 
 
 def open_judge(annotations: Path | None, images: Path | None, pictures: CalibrationSet | None) -> Judge | None:
-    """What can be judged by: annotated pictures, else the calibration pictures, else nothing. Raises InputError."""
+    """What can be judged by: annotated pictures, else the calibration pictures, else nothing.
+
+    Raises InputError, MissingPackage.
+    """
+    if annotations is not None or pictures is not None:
+        evaluator()  # missing, that is better known now than after calibration
     if annotations is not None:
         path, folder = coco_paths(annotations, images)
         data = read_coco(path)
-        coco_images(data, folder)  # that all are there is better known before calibration than after
-        if not data["annotations"]:
+        coco_images(data, folder)  # likewise, that all of them are there
+        with well_formed():
+            known = {int(image["id"]) for image in data["images"]}
+            found = any(int(a["image_id"]) in known and not a.get("iscrowd") for a in data["annotations"])
+        if not found:
             raise InputError(f"{path}: holds no object, so there is nothing to measure; use annotated pictures")
         return Labelled(data, folder, path)
     return None if pictures is None else Unlabelled(pictures)

@@ -103,6 +103,8 @@ def build_command(
     precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
     calib = calib or (ours.calibration if precision == "int8" else None)
     _check(precision, calib, images, annotations, {"ranges": ranges, "float_layers": float_layers, "auto": auto})
+    if auto and max_ap_drop is None:
+        raise UsageError("--auto returns layers to float until --max-ap-drop is met; say how much, such as 0.005")
     overrides = read_spec(spec_path)
     if ours.labels:
         overrides.setdefault("labels", list(ours.labels))

@@ -52,13 +52,14 @@ def sensitivity_command(
     from edge_retina.quantize import Quantizer, Recipe, equalized
     from edge_retina.rewrite import rewrite
     from edge_retina.rewrite.macs import conv_macs
+    from edge_retina.rewrite.opset import LEAST_OPSET
     from edge_retina.sensitivity import rank
 
     with stages(model.name) as (on_stage, on_step, on_note):
         on_stage("read")
         source = load_onnx(model)
         found = import_model(source, family=family, overrides=read_spec(spec_path))
-        graph = rewrite(source.graph, found, size)
+        graph = rewrite(source.graph, found, size, least_opset=LEAST_OPSET)
         pictures = open_calibration(calib, most=calib_most, frame_size=size, images=calib_images)
         recipe = Recipe()
         on_stage("calibrate")
