@@ -22,6 +22,7 @@ from edge_retina.commands.build import build_command
 from edge_retina.commands.calib import calib_command
 from edge_retina.commands.eval import eval_command
 from edge_retina.commands.options import read_spec
+from edge_retina.commands.report import report_command
 from edge_retina.commands.sensitivity import sensitivity_command
 from edge_retina.console import Results
 from edge_retina.demo import demo_command
@@ -61,6 +62,7 @@ cli.add_command(train_command)
 cli.add_command(eval_command)
 cli.add_command(calib_command)
 cli.add_command(sensitivity_command)
+cli.add_command(report_command)
 cli.add_command(demo_command)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
@@ -97,3 +98,38 @@ def tiny_model(
     if path is not None:
         path.write_bytes(model.SerializeToString())
     return model, spec
+
+
+def hard_model(path: Path | None = None, *, faint: float = 2.0**-9, seed: int = 0) -> onnx.ModelProto:
+    """A tiny_model in which INT8 ruins down_1, 4 % of the work, and nothing else.
+
+    down_1 lives on channel 0 of its input, which is `faint` beside the others, so that without equalisation all of it
+    gets code 0; the heads, which read the same tensor, hardly look at that channel.
+    """
+    model, _ = tiny_model(seed=seed)
+
+    def scale(name: str, place: Any, factor: float) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values[place] *= factor
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+
+    scale("stem.weight", 0, faint)
+    scale("down_1.weight", np.s_[:, 0], 2 / faint)
+    scale("down_1.weight", np.s_[:, 1:], 0.02)
+    if path is not None:
+        path.write_bytes(model.SerializeToString())
+    return model
+
+
+def write_pictures(
+    folder: Path, count: int, *, size: tuple[int, int] = (64, 64), grey: bool = False, seed: int = 0
+) -> Path:
+    """Coloured blotches of (H, W) as PNG, all different, in which a tiny_model finds things. Returns the folder."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        blotches = rng.integers(0, 256, (12, 12, 1 if grey else 3), dtype=np.uint8)
+        image = cv2.resize(np.broadcast_to(blotches, (12, 12, 3)), size[::-1], interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(folder / f"{number:03d}.png"), image)
+    return folder

@@ -113,7 +113,9 @@ def test_no_command_shows_the_help(edge_retina: Run) -> None:
     assert "Traceback" not in result.err
 
 
-@pytest.mark.parametrize("command", ["build", "run", "inspect", "train", "demo"])
+@pytest.mark.parametrize(
+    "command", ["build", "run", "inspect", "train", "demo", "eval", "calib", "sensitivity", "report"]
+)
 def test_each_command_has_help(edge_retina: Run, command: str) -> None:
     result = edge_retina(command, "--help")
     assert (result.code, result.err) == (0, "")

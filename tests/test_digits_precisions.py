@@ -29,7 +29,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
 
 
 @pytest.fixture(scope="module")
-def fp32_ap -> Iterator[float]:
+def fp32_ap() -> Iterator[float]:
     """Of the PyTorch model, recorded; tests/test_digits.py holds the FP32 bundle to the same detections."""
     sys.path.insert(0, str(DIGITS))
     import evaluate as sample
