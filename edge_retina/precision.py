@@ -47,6 +47,8 @@ __all__ = ["Asked", "Float", "Made", "make"]
 _NOISE_FRAMES = 2
 # Calibration pictures that do the same.
 _OVERFLOW_FRAMES = 64
+# Pictures on which layers are ranked: every one of them is run once for each layer.
+_RANKING_FRAMES = 4
 # When the TensorRT form disagrees so many times more than what was measured, the user should know.
 _FURTHER = 1.5
 
@@ -190,7 +192,7 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     after = _measure(judge, trial, data, "int8", batch_max, asked)
     if too_much(before, after, asked.max_ap_drop, asked.on_note):
         asked.on_stage("rank layers")
-        frames = trial_frames(pictures)
+        frames = trial_frames(pictures, _RANKING_FRAMES)
         costs = rank(
             int8.quantizer, source.spec, frames, [u for u in int8.quantizer.units() if u[0] not in int8.choice.skip]
         )

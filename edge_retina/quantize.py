@@ -84,6 +84,7 @@ class Quantizer:
         rounded: Mapping[str, QuantizedWeight] | None = None,
     ) -> None:
         self.model, self.statistics, self.recipe = model, statistics, recipe
+        self._ranges: dict[tuple[str, ...], float] = {}
         graph = gs.import_onnx(model)
         self.everything = place(graph)
         missing = sorted(set(self.everything.groups) - set(statistics))
@@ -108,11 +109,13 @@ class Quantizer:
 
     def range(self, tensors: Collection[str]) -> float:
         """The magnitude that gets code 127 in tensors that share a scale."""
-        histograms = [self.statistics[name].histogram for name in tensors]
-        whole = histograms[0]
-        for other in histograms[1:]:
-            whole = whole.merge(other)
-        return best_range(whole, self.recipe.method)
+        key = tuple(tensors)
+        if key not in self._ranges:
+            whole, *others = (self.statistics[name].histogram for name in key)
+            for other in others:
+                whole = whole.merge(other)
+            self._ranges[key] = best_range(whole, self.recipe.method)
+        return self._ranges[key]
 
     def scale(self, tensors: Collection[str]) -> float:
         """Their scale, exact in float16."""
