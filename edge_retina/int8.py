@@ -215,6 +215,8 @@ def quantize(
 
         quantizer = Quantizer(even, ranges.statistics, recipe, round_weights(quantizer, rounded()))
     forced = _matching(float_layers, quantizer.everything.convs)
+    if set(forced) >= set(quantizer.everything.convs):
+        raise UsageError("--float-layers leaves nothing in INT8; name fewer layers, or build without --int8")
     frames = trial_frames(pictures)
     choice = choose_float(quantizer, spec, frames, macs, skip=forced, least_share=least_share)
     return Int8(quantizer.quantized(choice.skip), quantizer, choice, macs)
