@@ -10,6 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edge_retina.importer import Source, import_model
+from edge_retina.rewrite import rewrite
+from edge_retina.rewrite.opset import LEAST_OPSET
 from edge_retina.spec import METADATA_KEY, DetectorSpec, cell_anchors
 
 CHANNELS = 6
@@ -133,6 +136,15 @@ def hard_model(path: Path | None = None, *, faint: float = 2.0**-7, seed: int = 
     if path is not None:
         path.write_bytes(model.SerializeToString())
     return model
+
+
+def rewritten(
+    model: onnx.ModelProto, frame_size: tuple[int, int] | None = None
+) -> tuple[onnx.ModelProto, DetectorSpec]:
+    """The float graph that a build of one of these models measures, calibrates and quantizes."""
+    source = Source(model, "0" * 64)
+    found = import_model(source)
+    return rewrite(source.graph, found, frame_size, least_opset=LEAST_OPSET), found.spec
 
 
 def write_pictures(
