@@ -21,6 +21,8 @@ __all__ = ["HARMLESS", "Choice", "Cost", "choose_float", "local_sqnr", "rank", "
 HARMLESS = 0.06
 # How many layers are tried: those closest to the pixels, and those with the most noise of their own.
 _FIRST, _NOISIEST = 2, 8
+# Decibels that rounded weights alone do not fall below: what a layer reads has channels that its one scale drowns.
+_DROWNED = 20.0
 # A choice has to win back so much of the disagreement; of that, this share is enough to stop at fewer layers.
 _WORTH, _ENOUGH = 0.15, 0.9
 _SQNR_FRAMES = 4
@@ -81,11 +83,29 @@ def rank(
 
 
 def candidates(quantizer: Quantizer, frames: Sequence[U8]) -> list[tuple[str, ...]]:
-    """The units worth trying: the first ones, which see pixels, and those with the least SQNR of their own."""
+    """The units worth trying: the first ones, which see pixels, and those with the least SQNR of their own.
+
+    With one that drowns in noise the units that write what it reads: as long as they are in INT8 it gets their results
+    rounded to the same few codes, in INT8 or not.
+    """
     everything = quantizer.units()
     sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES])
-    noisiest = sorted(everything[_FIRST:], key=lambda unit: min(sqnr[name] for name in unit))
-    return [*everything[:_FIRST], *noisiest[:_NOISIEST]]
+    noisiest = sorted(everything[_FIRST:], key=lambda unit: min(sqnr[name] for name in unit))[:_NOISIEST]
+    drowned = [u for u in (*everything[:_FIRST], *noisiest) if min(sqnr[name] for name in u) < _DROWNED]
+    writers = [w for unit in drowned for w in _writers(quantizer, unit)]
+    return list(dict.fromkeys((*everything[:_FIRST], *noisiest, *writers)))
+
+
+def _writers(quantizer: Quantizer, unit: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Units whose results a unit reads as they are, or through a ReLU."""
+    made_by = {name: node for node in quantizer.model.graph.node for name in node.output}
+    found = set()
+    for name in unit:
+        node = made_by.get(made_by[name].input[0])
+        if node is not None and node.op_type == "Relu":
+            node = made_by.get(node.input[0])
+        found |= set() if node is None else set(node.output)
+    return [other for other in quantizer.units() if found & set(other)]
 
 
 def choose_float(
