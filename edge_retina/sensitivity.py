@@ -120,9 +120,10 @@ def choose_float(
 ) -> Choice:
     """Find the few layers that INT8 does not suit, if there are any; those in `skip` are in float anyway.
 
-    Nothing is tried where INT8 as a whole is harmless, or where all has to stay in INT8. Else some units are quantized alone and put in order, and the
-    shortest run of the worst ones that wins back most is taken, never so many that less than `least_share` of the work
-    stays in INT8. Several at once, since two bad layers hide each other: without one the other still spoils the result.
+    Nothing is tried where INT8 as a whole is harmless, or where all has to stay in INT8. Else some units are quantized
+    alone and put in order, and the shortest run of the worst ones that wins back most is taken, never so many that less
+    than `least_share` of the work stays in INT8. Several at once, since two bad layers hide each other: without one the
+    other still spoils the result.
     """
     wanted = references(quantizer.model, spec, frames)
     before = disagreement(quantizer.quantized(skip), spec, frames, wanted)

@@ -21,7 +21,6 @@ __all__ = ["build_command", "stages"]
 
 # Of calibrate.histogram.METHODS and quantize.EFFORTS, which cannot be imported before they are needed.
 _METHODS, _EFFORTS = ("mse", "max", "percentile", "entropy"), ("normal", "high")
-_NEEDS_INT8 = ("ranges", "float_layers", "auto")
 
 
 @click.command("build")
@@ -33,11 +32,13 @@ _NEEDS_INT8 = ("ranges", "float_layers", "auto")
 @click.option("--calib-images", metavar="DIR", help="Pictures of the COCO json given with --calib.")
 @click.option("--calib-most", type=click.IntRange(min=1), default=512, show_default=True, help="Pictures to use.")
 @click.option("--ranges", metavar="FILE", help="Use the ranges of this bundle or ranges.json; they must fit.")
-@click.option("--int8-method", type=click.Choice(_METHODS), default="mse", show_default=True, help="Activation ranges.")
+@click.option(
+    "--int8-method", type=click.Choice(_METHODS), default=_METHODS[0], show_default=True, help="Activation ranges."
+)
 @click.option(
     "--int8-effort",
     type=click.Choice(_EFFORTS),
-    default="normal",
+    default=_EFFORTS[0],
     show_default=True,
     help="high: round weights adaptively.",
 )
@@ -102,7 +103,21 @@ def build_command(
     ours = known if known is not None and project.owns(folder, known, path) else project.Project()
     precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
     calib = calib or (ours.calibration if precision == "int8" else None)
-    _check(precision, calib, images, annotations, {"ranges": ranges, "float_layers": float_layers, "auto": auto})
+    only_int8 = {
+        "--ranges": ranges,
+        "--int8-method": int8_method != _METHODS[0],
+        "--int8-effort": int8_effort != _EFFORTS[0],
+        "--no-equalize": no_equalize,
+        "--no-scale-search": no_scale_search,
+        "--no-bias-correction": no_bias_correction,
+        "--float-layers": float_layers,
+        "--auto": auto,
+    }
+    _check(precision, calib, images, annotations, only_int8)
+    if precision == "fp32" and max_ap_drop is not None:
+        raise UsageError("--max-ap-drop is of what --int8 or --fp16 costs; add one of them or leave this out")
+    if calib_images is not None and calib is None:
+        raise UsageError("--calib-images are the pictures of --calib ann.json; give both or none")
     if auto and max_ap_drop is None:
         raise UsageError("--auto returns layers to float until --max-ap-drop is met; say how much, such as 0.005")
     overrides = read_spec(spec_path)
@@ -146,7 +161,7 @@ def _check(
     if precision == "fp32" and calib is not None:
         raise UsageError("--calib: calibration goes with --int8, or --fp16 to look for overflows; add one of them")
     if precision != "int8" and (stray := [name for name, value in only_int8.items() if value]):
-        raise UsageError(f"--{stray[0].replace('_', '-')} goes with --int8; add it or leave this out")
+        raise UsageError(f"{stray[0]} goes with --int8; add it or leave this out")
 
 
 def _recipe(precision: str, method: str, effort: str, no_equalize: bool, no_search: bool, no_bias: bool) -> Any:
