@@ -231,11 +231,8 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     )
     extra = {"ranges.json": ranges.to_json(used), "report.html": page}
     facts = _accuracy(judge, measured)
-    facts |= {
-        "disagreement": differ,
-        "int8_share": round(int8.share, 6),
-        "float_layers": [layer_label(name) for name in int8.choice.skip],
-    }
+    facts |= {"disagreement": differ, "int8_share": round(int8.share, 6)}
+    facts["float_layers"] = [layer_label(name) for name in int8.choice.skip]
     digest = hashlib.sha256(extra["ranges.json"]).hexdigest()
     return Made(data, batch_max, digest, facts, extra)
 
