@@ -165,10 +165,14 @@ def local_sqnr(quantizer: Quantizer, frames: Iterable[U8]) -> dict[str, float]:
     for frame in frames:
         sums += np.array([float(v) for v in session.run(None, {"frames": frame[None]})])
     signal, noise = sums[::2], sums[1::2]
-    return {
-        name: float(10 * np.log10(s / n)) if n > 0 and s > 0 else np.inf
-        for name, s, n in zip(placement.convs, signal, noise, strict=True)
-    }
+    return {name: _decibels(s, n) for name, s, n in zip(placement.convs, signal, noise, strict=True)}
+
+
+def _decibels(signal: float, noise: float) -> float:
+    """Inf without noise or without a signal, -inf where float32 cannot hold the squares: nor can a scale."""
+    if not np.isfinite((signal, noise)).all():
+        return -np.inf
+    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else np.inf
 
 
 def _twin(emit: Emitter, conv: gs.Node, scale: float, quantizer: Quantizer) -> list[gs.Variable]:

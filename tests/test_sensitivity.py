@@ -131,6 +131,22 @@ def test_noise_of_a_ruined_one(hard):
     assert min(value for name, value in found.items() if name != "model/wide") > 20
 
 
+@pytest.mark.parametrize(
+    ("signal", "noise", "wanted"),
+    [
+        (1, 0, np.inf),
+        (0, 0, np.inf),
+        (0, 1, np.inf),
+        (100, 1, 20),
+        (1, 1, 0),
+        (np.inf, np.inf, -np.inf),
+        (np.nan, 1, -np.inf),
+    ],
+)
+def test_decibels(signal, noise, wanted):
+    assert sensitivity._decibels(signal, noise) == wanted
+
+
 # Rank
 
 

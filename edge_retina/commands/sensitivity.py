@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,8 @@ def sensitivity_command(
 
 
 def _row(cost: Cost, name: str, share: float) -> dict[str, Any]:
-    """One layer; sqnr_db is None where it has no noise of its own."""
-    sqnr = round(cost.sqnr, 2) if cost.sqnr < float("inf") else None
+    """One layer; sqnr_db is None where it has no noise of its own, or more than can be told."""
+    sqnr = round(cost.sqnr, 2) if math.isfinite(cost.sqnr) else None
     facts = {"disagreement": round(cost.disagreement, 6), "sqnr_db": sqnr, "share": round(share, 6)}
     return {"layer": name, "convolutions": len(cost.unit), **facts}
 
