@@ -41,7 +41,8 @@ class Pictures(CalibrationDataReader):
 def by_ort(job: dict[str, Any], pictures: Pictures) -> None:
     """INT8 weights per channel, symmetric INT8 activations, Q/DQ in front of every Conv.
 
-    Without Q/DQ behind a Conv, where a Relu follows: with it AP is the same or lower on both sample models.
+    No Q/DQ between a Conv and its Relu, which TensorRT could not fuse and which was not better: with MinMax and its
+    best exclusions the first 40 digits scenes give AP 0.7545 so, 0.7514 with it, 0.7539 with every operator quantized.
     """
     symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
     quantize_static(
