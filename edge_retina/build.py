@@ -36,7 +36,7 @@ def build(
     ranges: str | os.PathLike[str] | None = None,
     recipe: Recipe | None = None,
     float_layers: Sequence[str] = (),
-    int8_share: float = 0.9,
+    int8_share: float = 0.95,
     annotations: str | os.PathLike[str] | None = None,
     images: str | os.PathLike[str] | None = None,
     max_ap_drop: float | None = None,

@@ -190,7 +190,7 @@ def quantize(
     recipe: Recipe,
     *,
     float_layers: Sequence[str] = (),
-    least_share: float = 0.9,
+    least_share: float = 0.95,
     on_step: OnStep,
 ) -> Int8:
     """The INT8 version of a float model.

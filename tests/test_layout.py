@@ -56,6 +56,7 @@ PACKAGES: dict[str, set[str]] = {
     "onnx_graphsurgeon": {
         "compile",
         "importer",
+        "int8",
         "precision",
         "quantize",
         "rewrite",

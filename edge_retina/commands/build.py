@@ -49,7 +49,7 @@ _METHODS, _EFFORTS = ("mse", "max", "percentile", "entropy"), ("normal", "high")
 @click.option(
     "--int8-share",
     type=click.FloatRange(0, 1),
-    default=0.9,
+    default=0.95,
     show_default=True,
     help="Work that the automatic choice of float layers leaves in INT8.",
 )

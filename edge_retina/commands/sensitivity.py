@@ -45,7 +45,7 @@ def sensitivity_command(
 ) -> None:
     """Rank the layers of MODEL.onnx by what quantizing each of them alone costs; no labels needed.
 
-    Disagreement is that of the heads with the float model's: 0 is the same, and 0.06 for a whole model is harmless.
+    Disagreement is that of the heads with the float model's: 0 is the same, and 0.04 for a whole model is little.
     """
     from edge_retina.calibrate.pictures import open_calibration
     from edge_retina.importer import import_model, load_onnx
