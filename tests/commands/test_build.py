@@ -67,7 +67,7 @@ def test_nothing_but_a_model(asked):
         "ranges": None,
         "recipe": None,
         "float_layers": (),
-        "int8_share": 0.9,
+        "int8_share": 0.95,
         "annotations": None,
         "images": None,
         "max_ap_drop": None,

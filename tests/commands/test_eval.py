@@ -115,7 +115,7 @@ def test_the_missing_extra_is_known_before_the_pictures_are_looked_at(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     monkeypatch.setattr(Detector, "load", None)
-    with pytest.raises(errors.MissingPackage, match=r"pip install 'edge-retina\[eval\]'"):
+    with pytest.raises(errors.MissingPackage, match="pip install faster-coco-eval"):
         run("m.edge", "n.edge", "--source", "set")
 
 
