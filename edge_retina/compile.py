@@ -94,7 +94,9 @@ def lower_bundle(bundle: Bundle, target: str, *, plugin: bool = True) -> bytes:
         from edge_retina.rewrite.half import half_overflow
 
         keep = half_overflow(Ranges.from_json(bundle.read("ranges.json"), f"{bundle.path}: ranges.json").maxima())
-    return lower(bundle.model(), target, bundle.spec, precision=bundle.manifest.precision, keep=keep, plugin=plugin)
+    # An FP16 model has its types already, and only its build knew what had to stay FP32.
+    precision = "fp32" if bundle.manifest.precision == "fp16" else bundle.manifest.precision
+    return lower(bundle.model(), target, bundle.spec, precision=precision, keep=keep, plugin=plugin)
 
 
 def _redecode(graph: gs.Graph, spec: DetectorSpec, nms: str) -> None:

@@ -23,7 +23,7 @@ from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observe
 from edge_retina.rewrite.equalize import equalizable
 from edge_retina.rewrite.integer_conv import restore_convs
 from edge_retina.rewrite.macs import conv_macs
-from edge_retina.rewrite.placement import quantizable
+from edge_retina.rewrite.placement import place, quantizable
 from edge_retina.rewrite.signed import to_signed
 from edge_retina.sensitivity import Choice, choose_float, share
 from edge_retina.spec import DetectorSpec
@@ -34,11 +34,14 @@ __all__ = [
     "OnStep",
     "binding",
     "calibrate",
+    "check_patterns",
     "disagreements",
     "known_ranges",
     "layer_label",
     "quantize",
+    "some",
     "some_frames",
+    "some_layers",
     "trial_frames",
 ]
 
@@ -215,8 +218,6 @@ def quantize(
 
         quantizer = Quantizer(even, ranges.statistics, recipe, round_weights(quantizer, rounded()))
     forced = _matching(float_layers, quantizer.everything.convs)
-    if set(forced) >= set(quantizer.everything.convs):
-        raise UsageError("--float-layers leaves nothing in INT8; name fewer layers, or build without --int8")
     frames = trial_frames(pictures)
     choice = choose_float(quantizer, spec, frames, macs, skip=forced, least_share=least_share)
     return Int8(quantizer.quantized(choice.skip), quantizer, choice, macs)
@@ -252,6 +253,19 @@ def _some(pictures: CalibrationSet, indices: Sequence[int]) -> Iterator[Picture]
             yield picture
         if index >= indices[-1]:
             return
+
+
+def check_patterns(model: onnx.ModelProto, patterns: Sequence[str]) -> None:
+    """Raise UsageError for patterns of float layers that match nothing, or everything."""
+    everything = place(gs.import_onnx(model)).convs
+    if patterns and set(_matching(patterns, everything)) >= set(everything):
+        raise UsageError("--float-layers leaves nothing in INT8; name fewer layers, or build without --int8")
+
+
+def some_layers(names: Sequence[str], most: int = 8) -> str:
+    """The first few layers, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(layer_label, names[:most])) + rest
 
 
 def _matching(patterns: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,23 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from edge_retina.auto import give_back
 from edge_retina.calibrate import gather
 from edge_retina.calibrate.pictures import CalibrationSet, open_calibration
 from edge_retina.calibrate.ranges import Ranges
 from edge_retina.check import check
-from edge_retina.disagreement import disagreement, references
 from edge_retina.errors import AccuracyLost
 from edge_retina.gate import NOTHING_FOUND, lost, too_much
 from edge_retina.int8 import (
-    Int8,
     binding,
     calibrate,
+    check_patterns,
     disagreements,
     known_ranges,
     layer_label,
     quantize,
     some_frames,
+    some_layers,
     trial_frames,
 )
 from edge_retina.proof import Judge, Measured, Trial, open_judge
@@ -36,7 +38,7 @@ from edge_retina.quantize import Recipe
 from edge_retina.rewrite.half import half_overflow, to_half
 from edge_retina.rewrite.infer import infer_types
 from edge_retina.rewrite.trunk import Trunk
-from edge_retina.sensitivity import HARMLESS, Choice, Cost, rank
+from edge_retina.sensitivity import HARMLESS, rank
 from edge_retina.spec import DetectorSpec
 from edge_retina.summary import report_page
 from edge_retina.types import U8
@@ -51,6 +53,12 @@ _OVERFLOW_FRAMES = 64
 _RANKING_FRAMES = 4
 # When the TensorRT form disagrees so many times more than what was measured, the user should know.
 _FURTHER = 1.5
+# Far more than any model that kept its accuracy has shown.
+_MUCH = 0.15
+_UNPROVED = (
+    "what FP16 costs was not measured, and overflow was looked for on noise only: "
+    "give pictures with --calib FOLDER, or annotated ones with --eval ann.json"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,14 +140,17 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     maxima = {name: found.maximum for name, found in gather(source.graph, _halved(graph), frames).items()}
     half = to_half(graph, half_overflow(maxima))
     if half.kept:
-        layers = ", ".join(map(layer_label, half.kept[:8]))
+        kept = some_layers(half.kept)
         asked.on_note(
-            f"{len(half.kept)} tensors stay FP32, for they would overflow FP16 or their operators need it: {layers}"
+            f"{len(half.kept)} tensors stay FP32, for they would overflow FP16 or their operators need it: {kept}"
         )
     data = gs.export_onnx(graph).SerializeToString(deterministic=True)
     asked.on_stage("check FP16")
-    batch_max = check(data, source.spec, source.frame_size).batch_max
+    check(data, source.spec, source.frame_size)
+    # Types do not change what takes batches. ONNX Runtime's FP16 on a CPU differs by a rounding there, a GPU may not.
+    batch_max = source.batch_max
     if judge is None:
+        asked.on_note(_UNPROVED)
         return Made(data, batch_max)
     before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
     after = _measure(judge, trial, data, "fp16", batch_max, asked)
@@ -171,8 +182,9 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     assert pictures is not None
     assert judge is not None
     recipe = asked.recipe or Recipe()
-    before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
+    check_patterns(source.graph, asked.float_layers)
     ranges = _ranges(source, asked, pictures, recipe)
+    before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
     for warning in ranges.warnings:
         asked.on_note(f"calibration: {warning}")
     asked.on_stage("quantize")
@@ -202,13 +214,30 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
                 f"{lost('INT8', before, after, asked.max_ap_drop)}. Quantized alone, these cost most: {worst}. "
                 "Next: --auto, which returns layers to float until it fits; --int8-effort high; or --float-layers NAME"
             )
-        int8, data, after = _give_back(source, asked, int8, costs, before, after, judge, trial, batch_max, frames)
+
+        def measure(model: bytes) -> Measured:
+            return _measure(judge, trial, model, "int8", batch_max, asked)
+
+        refused = partial(too_much, limit=asked.max_ap_drop, on_note=asked.on_note)
+        given = give_back(int8, costs, measure, lambda found: refused(before, found))
+        if given is None:
+            raise AccuracyLost(
+                f"{lost('INT8', before, after, asked.max_ap_drop)}, and no less with all layers but one in float. "
+                "Next: --fp16; a larger --max-ap-drop; or more calibration pictures"
+            )
+        share, (int8, data, after) = int8.share, given
+        asked.on_note(f"--auto returned layers to float: INT8 share {share:.1%} -> {int8.share:.1%}")
         batch_max = check(data, source.spec, source.frame_size).batch_max
     if int8.choice.skip:
-        names = ", ".join(map(layer_label, int8.choice.skip[:8]))
-        asked.on_note(f"left in float: {names}; {int8.share:.1%} of the convolutions' work is INT8")
-    used = {name: int8.quantizer.range((name,)) for name in ranges.statistics}
+        asked.on_note(
+            f"left in float: {some_layers(int8.choice.skip)}; {int8.share:.1%} of the convolutions' work is INT8"
+        )
     differ = disagreements(int8, source.spec, trial_frames(pictures))
+    if differ["onnxruntime"] > _MUCH:
+        asked.on_note(
+            f"INT8 changes the heads by {differ['onnxruntime']:.2f}, where 0.04 is little: prove it with "
+            "--eval ann.json --max-ap-drop 0.005, and see which layers it is with: edge-retina sensitivity"
+        )
     if differ["tensorrt"] > max(HARMLESS, _FURTHER * differ["onnxruntime"]):
         asked.on_note(
             f"TensorRT clips what ONNX Runtime does not: its heads disagree with FP32's by {differ['tensorrt']:.3f}, "
@@ -229,47 +258,12 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         differ=differ,
         tools=asked.tools,
     )
-    extra = {"ranges.json": ranges.to_json(used), "report.html": page}
+    extra = {"ranges.json": ranges.to_json(int8.quantizer.used_ranges()), "report.html": page}
     facts = _accuracy(judge, measured)
     facts |= {"disagreement": differ, "int8_share": round(int8.share, 6)}
     facts["float_layers"] = [layer_label(name) for name in int8.choice.skip]
     digest = hashlib.sha256(extra["ranges.json"]).hexdigest()
     return Made(data, batch_max, digest, facts, extra)
-
-
-def _give_back(
-    source: Float,
-    asked: Asked,
-    int8: Int8,
-    costs: list[Cost],
-    before: Measured,
-    after: Measured,
-    judge: Judge,
-    trial: Trial,
-    batch_max: int | None,
-    frames: list[U8],
-) -> tuple[Int8, bytes, Measured]:
-    """Return units to float, the worst first, in growing steps, until the drop is allowed. Raises AccuracyLost."""
-    quantizer, taken, skip = int8.quantizer, 0, int8.choice.skip
-    while too_much(before, after, asked.max_ap_drop, asked.on_note):
-        if taken >= len(costs) - 1:
-            raise AccuracyLost(
-                f"{lost('INT8', before, after, asked.max_ap_drop)}, with all but {len(costs) - taken} of its layers "
-                "back in float. Next: --fp16; a larger --max-ap-drop; or more calibration pictures"
-            )
-        taken = min(taken + max(1, taken // 2), len(costs) - 1)
-        more = [name for cost in costs[:taken] for name in cost.unit]
-        skip = tuple(dict.fromkeys((*int8.choice.skip, *more)))
-        model = quantizer.quantized(skip)
-        data = model.SerializeToString(deterministic=True)
-        after = _measure(judge, trial, data, "int8", batch_max, asked)
-    wanted = references(quantizer.model, source.spec, frames)
-    differ = disagreement(model, source.spec, frames, wanted)
-    tried = Int8(model, quantizer, Choice(skip, int8.choice.before, differ, tuple(costs)), int8.macs)
-    asked.on_note(
-        f"--auto returned {len(more)} convolutions to float: INT8 share {int8.share:.1%} -> {tried.share:.1%}"
-    )
-    return tried, data, after
 
 
 def _ranges(source: Float, asked: Asked, pictures: CalibrationSet, recipe: Recipe) -> Ranges:

@@ -121,6 +121,11 @@ class Quantizer:
         """Their scale, exact in float16."""
         return float(half_scale(self.range(tensors) / LEVELS))
 
+    def used_ranges(self) -> dict[str, float]:
+        """The range of each tensor's group, by tensor."""
+        groups, observed = self.everything.groups, self.everything.observed
+        return {name: self.range(observed[group]) for name, group in groups.items()}
+
     def units(self) -> list[tuple[str, ...]]:
         """What is quantized or left in float together: the convolutions that share a weight, in graph order."""
         return units(self.model, self.everything)

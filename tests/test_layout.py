@@ -25,7 +25,7 @@ LAYERS: tuple[set[str], ...] = (
     {"compile", "evaluate", "quantize", "report"},
     {"rounding", "sensitivity"},
     {"int8", "proof"},
-    {"gate", "summary"},
+    {"auto", "gate", "summary"},
     {"precision"},
     {"build"},
     {"inspect", "train"},
@@ -89,6 +89,7 @@ RUN_HALF = {
     "window",
 }
 BUILD_HALF = {
+    "auto",
     "build",
     "calibrate",
     "check",
