@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,8 @@ __all__ = [
     "MAX_DETECTIONS",
     "Accuracy",
     "average_precision",
+    "check_annotations",
+    "check_categories",
     "class_comparison",
     "comparison",
     "evaluator",
@@ -87,6 +90,45 @@ def well_formed() -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, AttributeError) as exc:
         raise InputError(f"malformed COCO annotations: {type(exc).__name__} {exc}") from exc
+
+
+def check_annotations(annotations: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the first, where nothing could be measured rightly.
+
+    That is an image id given twice, an annotation of a category that is not listed, and a bbox or area that is
+    infinite, not a number or of negative size.
+    """
+    with well_formed():
+        images = Counter(int(image["id"]) for image in annotations["images"])
+        twice = next((image for image, count in images.items() if count > 1), None)
+        if twice is not None:
+            raise InputError(f"the annotations have image id {twice} {images[twice]} times; give each picture its own")
+        for number, row in enumerate(annotations["annotations"], 1):
+            _check_row(f"annotation {row.get('id', f'number {number}')} of image {row['image_id']}", row)
+    check_categories(annotations)
+
+
+def _check_row(which: str, row: Mapping[str, Any]) -> None:
+    x, y, width, height = (float(value) for value in row["bbox"])
+    area = float(row.get("area", 0))
+    if not all(map(math.isfinite, (x, y, width, height, area))) or min(width, height, area) < 0:
+        raise InputError(
+            f"{which}: wanted a bbox of x, y, width, height in pixels, found {row['bbox']}"
+            + (f" and area {row['area']}" if "area" in row else "")
+        )
+
+
+def check_categories(annotations: Mapping[str, Any]) -> None:
+    """Raises InputError, naming the first, where an annotation is of a category that is not listed."""
+    with well_formed():
+        listed = {int(c["id"]) for c in annotations["categories"]}
+        used = (int(row["category_id"]) for row in annotations["annotations"])
+        stranger = next((category for category in used if category not in listed), None)
+    if stranger is not None:
+        raise InputError(
+            f"an annotation is of category_id {stranger}, which the annotations' categories do not list; "
+            f"they list {', '.join(map(str, sorted(listed))) or 'none'}"
+        )
 
 
 def average_precision(annotations: dict[str, Any], results: Sequence[dict[str, Any]]) -> dict[str, float]:

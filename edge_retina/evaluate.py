@@ -12,6 +12,8 @@ from edge_retina.accuracy import (
     MAX_DETECTIONS,
     Accuracy,
     average_precision,
+    check_annotations,
+    check_categories,
     class_comparison,
     comparison,
     evaluator,
@@ -78,9 +80,10 @@ def category_ids(annotations: Mapping[str, Any], labels: Sequence[str]) -> list[
     By name, case and outer blanks aside, when each category with annotations is a label. Otherwise by order of the
     category ids when there are as many categories as labels and no name says otherwise. Raises UsageError, InputError.
     """
+    check_categories(annotations)
     with well_formed():
         names = {int(c["id"]): str(c["name"]) for c in sorted(annotations["categories"], key=lambda c: c["id"])}
-        used = {names[a["category_id"]] for a in annotations["annotations"]}
+        used = {names[int(a["category_id"])] for a in annotations["annotations"]}
     ours, theirs = [_plain(label) for label in labels], [_plain(name) for name in names.values()]
     if {_plain(name) for name in used} <= set(ours):
         # setdefault: of two with one name the first.
@@ -133,9 +136,11 @@ def evaluate(
     """Accuracy of a detector on annotated pictures, which lie in `folder`.
 
     Detections of labels that the annotations do not know are left out. on_image: see detect. Raises InputError, also
-    for a picture of another size than its annotations say; UsageError, RuntimeFailure, MissingPackage.
+    for what check_annotations finds and a picture of another size than its annotations say; UsageError,
+    RuntimeFailure, MissingPackage.
     """
     evaluator()
+    check_annotations(annotations)
     images, categories = coco_images(annotations, folder), category_ids(annotations, detector.names)
     if all(a.get("iscrowd") for a in annotations["annotations"]):
         raise InputError("the annotations hold no object, so there is nothing to measure; use annotated pictures")

@@ -18,25 +18,32 @@ NOTHING_FOUND = (
 def too_much(before: Measured, after: Measured, limit: float | None, on_note: Callable[[str], None]) -> bool:
     """True when more AP (0..1) is lost than `limit`, None for no limit.
 
-    Raises InputError when there is a limit and nothing was measured; without one on_note is told.
+    Raises InputError when there is a limit and nothing was measured, or FP32's own AP is not above the limit, so that
+    no drop could exceed it; without a limit on_note is told that nothing was measured.
     """
     if before.accuracy is None or after.accuracy is None:
         if limit is not None:
             raise InputError(f"{NOTHING_FOUND} Name annotated pictures: --eval ann.json")
         on_note(NOTHING_FOUND)
         return False
-    if limit is not None and before.accuracy.AP <= 0:
+    own = before.accuracy.AP
+    if limit is not None and limit >= 1:
+        raise InputError(f"an allowed drop of {limit:g} lets everything pass; allow less, or leave it out")
+    if limit is not None and own <= limit:
         raise InputError(
-            "the FP32 model's own AP is 0, so there is nothing to lose and the allowed drop says nothing; are these "
-            "pictures and labels of what it was trained on, and is its preprocessing right? run: edge-retina inspect"
+            f"FP32 itself reaches only AP {max(own, 0.0):.4f}, not more than the allowed drop of "
+            f"{limit:g}, so no loss could be too much; is its preprocessing right, are these its labels? "
+            "run: edge-retina inspect, or allow a smaller drop"
         )
-    drop = before.accuracy.AP - after.accuracy.AP
+    drop = own - after.accuracy.AP
     return limit is not None and drop > limit
 
 
-def lost(what: str, before: Measured, after: Measured, limit: float | None) -> str:
-    """How much a precision costs, in words."""
+def lost(what: str, before: Measured, after: Measured, limit: float | None, *, agreement: bool = False) -> str:
+    """How much a precision costs, in words. agreement: what was measured is agreement with FP32, not AP."""
     assert before.accuracy is not None
     assert after.accuracy is not None
     was, now = before.accuracy.AP, after.accuracy.AP
+    if agreement:
+        return f"{what} agrees with FP32 to {now:.4f} only, {was - now:.4f} less than in full; allowed are {limit:g}"
     return f"{what} costs {was - now:.4f} AP ({was:.4f} -> {now:.4f}), allowed are {limit:g}"

@@ -43,7 +43,9 @@ def report_page(
     models, measured: by precision, "fp32" first. int8, ranges, pictures, differ: of an INT8 build; differ is what
     int8.disagreements gave. kept: tensors that an FP16 build left in FP32. tools: package to version.
     """
-    frame = measured["fp32"].pictured[0].frame.image
+    first = measured["fp32"].frame
+    assert first is not None
+    frame = first.image
     facts = [("Size and speed", "")]
     times = frame_times(models, frame)
     facts += [(f"{key.upper()} model", f"{len(data) / 1e6:.1f} MB") for key, data in models.items()]
@@ -60,17 +62,20 @@ def report_page(
     facts += [("Made with", ""), *tools.items()]
     layers = [] if int8 is None or pictures is None else int8_layers(int8, trial_frames(pictures, _SQNR_FRAMES))
     known = [(key.upper(), found.accuracy) for key, found in measured.items() if found.accuracy is not None]
+    if not judge.labelled and precision == "fp32":  # that FP32 agrees with itself tells nothing
+        known = []
     return render(
         Report(
             title=name,
             precision=precision,
-            verdict=_verdict(precision, measured, int8),
+            verdict=_verdict(precision, measured, int8, agreement=not judge.labelled),
             accuracies=known,
             measured=judge.sentence if known else "",
             layers=layers,
             pairs=_pairs(measured["fp32"], measured[precision]) if precision != "fp32" else (),
             facts=facts,
             warnings=() if ranges is None else ranges.warnings,
+            agreement=not judge.labelled,
         )
     )
 
@@ -118,13 +123,15 @@ def int8_layers(int8: Int8, frames: Sequence[U8]) -> list[Layer]:
     return layers
 
 
-def _verdict(precision: str, measured: Mapping[str, Measured], int8: Int8 | None) -> str:
+def _verdict(precision: str, measured: Mapping[str, Measured], int8: Int8 | None, *, agreement: bool) -> str:
     was, now = measured["fp32"].accuracy, measured[precision].accuracy
     share = "" if int8 is None else f"; {int8.share:.1%} of the convolutions' work in INT8"
-    if was is None or now is None:
+    if was is None or now is None or (agreement and precision == "fp32"):
         return f"{precision.upper()}: accuracy not measured{share}"
     if precision == "fp32":
         return f"FP32: AP {was.AP:.3f}"
+    if agreement:
+        return f"{precision.upper()}: agreement with FP32 {now.AP:.4f}{share}"
     drop = was.AP - now.AP
     change = f"{abs(drop):.4f} {'below' if drop > 0 else 'above'} FP32's {was.AP:.4f}" if drop else "that of FP32"
     return f"{precision.upper()}: AP {now.AP:.4f}, {change}{share}"

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from edge_retina.accuracy import Accuracy, average_precision, class_comparison, comparison, measure, read_coco
+from edge_retina.accuracy import (
+    Accuracy,
+    average_precision,
+    check_annotations,
+    class_comparison,
+    comparison,
+    measure,
+    read_coco,
+)
 from edge_retina.errors import InputError
 
 BOX = [10, 10, 40, 40]
@@ -198,6 +206,39 @@ def test_malformed_annotations() -> None:
     annotations["annotations"][0]["bbox"] = BOX[:3]
     with pytest.raises(InputError, match="malformed COCO annotations"):
         measure(annotations, [])
+
+
+def test_annotations_that_can_be_measured() -> None:
+    check_annotations({"images": [], "annotations": [], "categories": []})
+    check_annotations(truth((BOX, 1), ([10, 10, 0, 0], 2)))
+    bare = truth((BOX, 1))
+    del bare["annotations"][0]["id"], bare["annotations"][0]["area"]
+    check_annotations(bare)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": [1, 2, float("nan"), 4]}, r"annotation 2 of image 1: .* found \[1, 2, nan, 4\]"),
+        ({"bbox": [float("-inf"), 2, 3, 4]}, r"annotation 2 of image 1: .* found \[-inf, 2, 3, 4\]"),
+        ({"bbox": [1, 2, 3, -4]}, r"annotation 2 of image 1: .* found \[1, 2, 3, -4\]"),
+        ({"area": -1.0}, r"annotation 2 of image 1: .* and area -1\.0"),
+        ({"bbox": [1, 2, 3]}, "malformed COCO annotations"),
+        ({"category_id": 9}, "category_id 9, which the annotations' categories do not list; they list 1, 2"),
+    ],
+)
+def test_the_first_annotation_that_is_wrong_is_named(change: dict[str, Any], message: str) -> None:
+    annotations = truth((BOX, 1), (BOX, 1), (BOX, 2))
+    annotations["annotations"][1] |= change
+    with pytest.raises(InputError, match=message):
+        check_annotations(annotations)
+
+
+def test_an_image_id_twice() -> None:
+    annotations = truth((BOX, 1))
+    annotations["images"] *= 2
+    with pytest.raises(InputError, match="image id 1 2 times"):
+        check_annotations(annotations)
 
 
 def test_there_and_back_as_json() -> None:

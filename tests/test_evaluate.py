@@ -121,7 +121,7 @@ def test_categories_that_do_not_fit(names: tuple[str, ...], labels: tuple[str, .
 
 
 def test_annotations_of_a_category_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="malformed COCO annotations: KeyError 5"):
+    with pytest.raises(InputError, match=r"category_id 5, which .* do not list; they list 10"):
         category_ids({**categories("a"), "annotations": [{"category_id": 5}]}, ("a",))
 
 
@@ -257,6 +257,22 @@ def test_evaluate_tells_of_each_picture(detector: Detector, tmp_path: Path) -> N
 def test_evaluate_without_objects(bundle: Path, one_picture: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="hold no object"):
         evaluate(told(bundle), {**one_picture, "annotations": []}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "message"),
+    [
+        ("annotations", "bbox", [0, 0, float("nan"), 4], r"annotation 1 of image 3: wanted .* \[0, 0, nan, 4\]"),
+        ("annotations", "category_id", 6, "category_id 6, which"),
+        ("images", "id", "x", "malformed COCO annotations"),
+    ],
+)
+def test_annotations_are_checked_before_anything_runs(
+    bundle: Path, one_picture: dict[str, Any], tmp_path: Path, where: str, key: str, value: Any, message: str
+) -> None:
+    one_picture[where][0][key] = value
+    with pytest.raises(InputError, match=message):
+        evaluate(told(bundle), one_picture, tmp_path, on_image=pytest.fail)
 
 
 def test_a_picture_of_another_size(bundle: Path, one_picture: dict[str, Any], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_nothing_measured(before, after):
         (0.75, 0.5, 0.25, False),
         (0.75, 0.5, 0.2499, True),
         (0.75, 0.0, 0.5, True),
-        (0.75, 0.0, 1.0, False),
+        (0.75, 0.0, 0.7499, True),
         (0.75, 0.0, None, False),
         (0.0, 0.0, None, False),
     ],
@@ -46,11 +46,28 @@ def test_how_much_is_too_much(before, after, limit, wanted):
 @pytest.mark.parametrize("before", [0.0, -1.0])
 def test_no_accuracy_to_lose(before):
     """0, and the -1 of annotations without objects."""
-    with pytest.raises(InputError, match=r"own AP is 0, .* run: edge-retina inspect"):
+    with pytest.raises(InputError, match=r"only AP 0\.0000, not more .* drop of 0\.005, .* run: edge-retina inspect"):
         too_much(measured(before), measured(before), 0.005, pytest.fail)
+
+
+@pytest.mark.parametrize("before", [0.004, 0.005])
+def test_a_gate_that_could_not_fail(before):
+    with pytest.raises(InputError, match=rf"FP32 itself reaches only AP {before:.4f}, .* are these its labels\?"):
+        too_much(measured(before), measured(0.0), 0.005, pytest.fail)
+    assert too_much(measured(0.0051), measured(0.0), 0.005, pytest.fail)
+    assert not too_much(measured(before), measured(0.0), None, pytest.fail)
+
+
+def test_a_limit_that_allows_everything():
+    """FP32 agrees with itself to 1, so this is no fault of its labels."""
+    with pytest.raises(InputError, match="an allowed drop of 1 lets everything pass; allow less"):
+        too_much(measured(1.0), measured(0.0), 1.0, pytest.fail)
 
 
 def test_in_words():
     assert lost("INT8", measured(0.75), measured(0.5), 0.005) == (
         "INT8 costs 0.2500 AP (0.7500 -> 0.5000), allowed are 0.005"
+    )
+    assert lost("INT8", measured(1.0), measured(0.9964), 0.002, agreement=True) == (
+        "INT8 agrees with FP32 to 0.9964 only, 0.0036 less than in full; allowed are 0.002"
     )

@@ -39,7 +39,19 @@ DOORS = {("detector", "stream")}
 # Third-party package to where it may be imported; NumPy everywhere.
 PACKAGES: dict[str, set[str]] = {
     "click": {"cli", "commands", "demo", "train"},
-    "cv2": {"calibrate", "draw", "images", "pattern", "report", "sinks", "sources", "train", "video", "window"},
+    "cv2": {
+        "calibrate",
+        "draw",
+        "images",
+        "pattern",
+        "proof",
+        "report",
+        "sinks",
+        "sources",
+        "train",
+        "video",
+        "window",
+    },
     "faster_coco_eval": {"accuracy", "train"},
     "onnx": {
         "calibrate",

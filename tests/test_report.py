@@ -180,6 +180,21 @@ def test_one_accuracy_alone() -> None:
     assert "AP by class, the lowest first" in page.text
 
 
+def test_agreement_is_not_called_ap() -> None:
+    both = [("FP32", accuracy(1.0, Small=1.0)), ("INT8", accuracy(0.9964, Small=0.99))]
+    source = render(Report("m", "int8", "v", accuracies=both, measured="how", agreement=True)).decode()
+    page = Page(source.encode())
+    assert not [t for t in page.text if re.search(r"\bAP|1\.0000", t) and "{" not in t]
+    assert "agreement of INT8 with FP32, 1 in full" in page.text
+    assert page.text.count("INT8 with FP32") == 2
+    assert "FP32" not in page.text
+    assert page.text.count("0.9964") == 2  # tile and table
+    assert "Agreement by class, the lowest first" in page.text
+    # FP32 alone: nothing to agree with, nothing to tell.
+    alone = Page(render(Report("m", "fp32", "v", accuracies=both[:1], agreement=True)))
+    assert not alone.all("table")
+
+
 def test_many_classes_are_folded() -> None:
     values = {f"class {i}": i / 100 for i in range(12)}
     page = Page(render(Report("m", "fp32", "v", accuracies=[("FP32", accuracy(0.5, **values))])))

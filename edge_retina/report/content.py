@@ -49,7 +49,8 @@ class Report:
 
     accuracies: by name, FP32 first, this bundle last. measured: how, and on how many pictures. layers: in graph
     order. pairs: of them the MAX_PAIRS most different are shown. facts: name and value; one without a value is the
-    title of those that follow. Any of the sequences may be empty.
+    title of those that follow. Any of the sequences may be empty. agreement: accuracies are agreement with FP32's own
+    detections, not AP; FP32's, which is 1 by definition, is not shown.
     """
 
     title: str
@@ -61,3 +62,4 @@ class Report:
     pairs: Sequence[Pair] = ()
     facts: Sequence[tuple[str, str]] = ()
     warnings: Sequence[str] = ()
+    agreement: bool = False

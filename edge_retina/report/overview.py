@@ -23,6 +23,16 @@ _FIGURES = {
     "APl": "larger objects",
     "AR100": "recall",
 }
+# What agreement with FP32 is shown by, lest it be taken for AP.
+_AGREEMENT = {
+    "Agreement": "mean over IoU 0.50 to 0.95",
+    "Loosely": "at IoU 0.50",
+    "Closely": "at IoU 0.75",
+    "Small": "below 32 &times; 32 pixels",
+    "Medium": "below 96 &times; 96 pixels",
+    "Large": "larger objects",
+    "Found again": "share of FP32's detections",
+}
 # Facts that one may want to copy, or compare letter by letter.
 _LITERAL = ("command", "digest", "sha256")
 
@@ -36,7 +46,10 @@ def warnings_note(warnings: Sequence[str]) -> str:
 def tiles(report: Report) -> str:
     """The figures that one looks for first."""
     found: list[tuple[str, str, str]] = []  # figure, what it is (both HTML), bar
-    if report.accuracies:
+    if report.accuracies and report.agreement:
+        name, accuracy = report.accuracies[-1]
+        found.append((f"{accuracy.AP:.4f}", f"agreement of {text(name)} with FP32, 1 in full", ""))
+    elif report.accuracies:
         _, (_, first, *others) = comparison(report.accuracies)[:2]
         (reference, _), (name, _) = report.accuracies[0], report.accuracies[-1]
         if others:
@@ -62,28 +75,35 @@ def tiles(report: Report) -> str:
 
 def accuracy_section(report: Report) -> str:
     """All figures and all classes, side by side; "" where nothing was measured."""
-    if not report.accuracies:
+    shown = report.accuracies[1:] if report.agreement else report.accuracies
+    if not shown:
         return ""
-    accuracy = report.accuracies[-1][1]
-    parts = [f"<div><h3>All classes</h3>{_table(comparison(report.accuracies))}</div>"]
-    head, *classes = class_comparison(report.accuracies)
+    accuracy = shown[-1][1]
+    figure, figures = "AP", _FIGURES
+    if report.agreement:
+        figure, figures = "Agreement", _AGREEMENT
+        shown = [(f"{name} with FP32", values) for name, values in shown]
+    header, *rows = comparison(shown)
+    rows = [(name, *cells) for name, (_, *cells) in zip(figures, rows, strict=True)]
+    parts = [f"<div><h3>All classes</h3>{_table([header, *rows], tuple(figures.values()))}</div>"]
+    head, *classes = class_comparison(shown)
     if classes:
         rest = classes[_CLASSES:]
         more = f"<details><summary>{len(rest)} more</summary>{_table([head, *rest])}</details>" if rest else ""
-        order = "what fell most first" if len(report.accuracies) > 1 else "the lowest first"
-        parts.append(f"<div><h3>AP by class, {order}</h3>{_table([head, *classes[:_CLASSES]])}{more}</div>")
+        order = "what fell most first" if len(shown) > 1 else "the lowest first"
+        parts.append(f"<div><h3>{figure} by class, {order}</h3>{_table([head, *classes[:_CLASSES]])}{more}</div>")
     how = f"{report.measured[:1].upper()}{report.measured[1:]}".rstrip(". ") or f"{accuracy.images:,} pictures"
     lead = f'<p class="soft">{text(how)}; {accuracy.objects:,} objects.</p>'
     return f'{lead}<div class="accuracies">{"".join(parts)}</div>'
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of accuracy.comparison as a table in which a value and its change share a cell."""
+def _table(rows: Sequence[Sequence[str]], glosses: Sequence[str] = ()) -> str:
+    """Rows of accuracy.comparison as a table in which a value and its change share a cell. glosses: HTML, a row each."""
     (_, *names), *body = rows
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in [names[0], *names[1::2]])
     lines = []
-    for name, first, *others in body:
-        gloss = f"<small>{_FIGURES[name]}</small>" if name in _FIGURES else ""
+    for number, (name, first, *others) in enumerate(body):
+        gloss = f"<small>{glosses[number]}</small>" if glosses else ""
         pairs = zip(others[::2], others[1::2], strict=True)
         cells = [_value(first), *(f"{_value(value)} {_change(change)}" for value, change in pairs)]
         lines.append(f'<tr><th scope="row">{text(name)}{gloss}</th>{"".join(f"<td>{c}</td>" for c in cells)}</tr>')
