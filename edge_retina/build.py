@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_retina.bundle import PRECISIONS, Bundle, write_bundle
 from edge_retina.check import check
-from edge_retina.errors import UsageError
+from edge_retina.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     from edge_retina.quantize import Recipe
@@ -141,8 +141,11 @@ def _check_arguments(
 def bundle_path(model: Path, out: str | os.PathLike[str] | None) -> Path:
     """Where the bundle goes: beside the model, to a file, or into a folder, under the model's name.
 
-    Raises UsageError where it would replace something that is not an older bundle.
+    Raises ModelError for a folder as the model, UsageError where the bundle would replace something that is not an
+    older one.
     """
+    if model.is_dir():  # which may have no name to call the bundle by, such as "."
+        raise ModelError(f"{model}: wanted an ONNX file, found a folder; run: edge-retina build FOLDER/MODEL.onnx")
     default = model.with_suffix(".edge")
     target = default if out is None else Path(out)
     if target.is_dir() or os.fspath(out or "").endswith(("/", os.sep)):

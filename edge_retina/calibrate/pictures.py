@@ -40,6 +40,7 @@ FEW_PICTURES = 100
 # Largest difference between the channels of a grey picture, 0..255: video codecs leave some colour in grey.
 _GREY_SPREAD = 8
 _FAST_PNG = (cv2.IMWRITE_PNG_COMPRESSION, 1)
+_Stills = tuple[str, ...] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,7 +92,7 @@ def open_calibration(
     if most < 1 or not seconds > 0:
         raise UsageError(f"calibration wants at least 1 picture and more than 0 seconds, found {most} and {seconds}")
     label = redact(uri)
-    stills = stills_of(uri, images)
+    stills = stills_of(uri, images, "--calib-images")
     if stills is not None:
         paths = [stills[i] for i in spread(len(stills), most)]
         digest = _digest(_file_digest(path) for path in paths)
@@ -111,16 +112,16 @@ def open_calibration(
     return CalibrationSet(label, len(names), digest, names, lambda: frames_at(uri, indices, frame_size))
 
 
-def stills_of(uri: Uri, images: str | os.PathLike[str] | None = None) -> tuple[str, ...] | None:
+def stills_of(uri: Uri, images: str | os.PathLike[str] | None = None, option: str = "--images") -> _Stills:
     """Paths of the still images that a URI names, in order; None for a video, a camera or a test pattern.
 
-    images: the folder of a COCO json's pictures. Raises UsageError, InputError.
+    images: the folder of a COCO json's pictures; option: how users give it. Raises UsageError, InputError.
     """
     text = os.fspath(uri) if isinstance(uri, os.PathLike) else str(uri).removeprefix("file://")
     if "://" not in text and text.lower().endswith(".json"):
-        return _coco_paths(Path(text), images)
+        return _coco_paths(Path(text), images, option)
     if images is not None:
-        raise UsageError(f"--images goes with a COCO json, found {redact(uri)}; leave it out")
+        raise UsageError(f"{option} goes with a COCO json, found {redact(uri)}; leave it out")
     paths = probe(uri).paths
     is_video = len(paths) == 1 and os.path.splitext(paths[0])[1].lower() in VIDEO_SUFFIXES
     return None if is_video or not paths else paths
@@ -141,20 +142,25 @@ def encode_png(image: U8) -> bytes:
     return bytes(cv2.imencode(".png", image, _FAST_PNG)[1])
 
 
-def _coco_paths(path: Path, images: str | os.PathLike[str] | None) -> tuple[str, ...]:
+def _coco_paths(path: Path, images: str | os.PathLike[str] | None, option: str) -> tuple[str, ...]:
     # Not evaluate.read_coco: pictures without annotations will do here.
     try:
         data: Any = json.loads(path.read_bytes())
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}; check the path and its permissions") from exc
+    except (ValueError, RecursionError) as exc:
+        raise InputError(f"{path}: wanted a COCO json, found what is no JSON: {exc}") from exc
+    try:
         names = [str(image["file_name"]) for image in data["images"]]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as exc:
-        raise InputError(f"{path}: wanted a COCO json with images[].file_name, found: {exc!r}") from exc
+    except (KeyError, TypeError) as exc:
+        raise InputError(f"{path}: wanted a COCO json, found no images[].file_name in it") from exc
     if not names:
         raise InputError(f"{path}: wanted a COCO json with images, found none in it")
     beside = path.parent / "images"
     folder = Path(images) if images is not None else beside if beside.is_dir() else path.parent
     missing = next((name for name in names if not (folder / name).is_file()), None)
     if missing is not None:
-        raise InputError(f"{path}: its image {folder / missing} is not there; pass its folder with --images")
+        raise InputError(f"{path}: its image {folder / missing} is not there; pass its folder with {option}")
     return tuple(os.fspath(folder / name) for name in names)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edge_retina import project
 from edge_retina.commands.options import frame_size, read_spec
@@ -21,6 +22,17 @@ __all__ = ["build_command", "stages"]
 
 # Of calibrate.histogram.METHODS and quantize.EFFORTS, which cannot be imported before they are needed.
 _METHODS, _EFFORTS = ("mse", "max", "percentile", "entropy"), ("normal", "high")
+_ONLY_INT8 = (
+    "--ranges",
+    "--int8-method",
+    "--int8-effort",
+    "--no-equalize",
+    "--no-scale-search",
+    "--no-bias-correction",
+    "--float-layers",
+    "--int8-share",
+    "--auto",
+)
 
 
 @click.command("build")
@@ -103,23 +115,7 @@ def build_command(
     ours = known if known is not None and project.owns(folder, known, path) else project.Project()
     precision = "int8" if int8 else "fp16" if fp16 else ours.precision or "fp32"
     calib = calib or (ours.calibration if precision == "int8" else None)
-    only_int8 = {
-        "--ranges": ranges,
-        "--int8-method": int8_method != _METHODS[0],
-        "--int8-effort": int8_effort != _EFFORTS[0],
-        "--no-equalize": no_equalize,
-        "--no-scale-search": no_scale_search,
-        "--no-bias-correction": no_bias_correction,
-        "--float-layers": float_layers,
-        "--auto": auto,
-    }
-    _check(precision, calib, images, annotations, only_int8)
-    if precision == "fp32" and max_ap_drop is not None:
-        raise UsageError("--max-ap-drop is of what --int8 or --fp16 costs; add one of them or leave this out")
-    if calib_images is not None and calib is None:
-        raise UsageError("--calib-images are the pictures of --calib ann.json; give both or none")
-    if auto and max_ap_drop is None:
-        raise UsageError("--auto returns layers to float until --max-ap-drop is met; say how much, such as 0.005")
+    _check(precision, calib, _typed(click.get_current_context()))
     overrides = read_spec(spec_path)
     if ours.labels:
         overrides.setdefault("labels", list(ours.labels))
@@ -153,15 +149,28 @@ def build_command(
         _offer_project(folder, project.Project(path, target, calib, None, precision))
 
 
-def _check(
-    precision: str, calib: str | None, images: Path | None, annotations: Path | None, only_int8: dict[str, Any]
-) -> None:
-    if images is not None and annotations is None:
+def _typed(context: click.Context) -> set[str]:
+    """The long names of the options on the command line, defaults left out."""
+    source = context.get_parameter_source
+    return {p.opts[-1] for p in context.command.params if p.name and source(p.name) is ParameterSource.COMMANDLINE}
+
+
+def _check(precision: str, calib: str | None, typed: set[str]) -> None:
+    """Refuse what would be ignored."""
+    if "--images" in typed and "--eval" not in typed:
         raise UsageError("--images are the pictures of --eval ann.json; give both or none")
     if precision == "fp32" and calib is not None:
         raise UsageError("--calib: calibration goes with --int8, or --fp16 to look for overflows; add one of them")
-    if precision != "int8" and (stray := [name for name, value in only_int8.items() if value]):
+    if precision != "int8" and (stray := [name for name in _ONLY_INT8 if name in typed]):
         raise UsageError(f"{stray[0]} goes with --int8; add it or leave this out")
+    if precision == "fp32" and "--max-ap-drop" in typed:
+        raise UsageError("--max-ap-drop is of what --int8 or --fp16 costs; add one of them or leave this out")
+    if calib is None and "--calib-images" in typed:
+        raise UsageError("--calib-images are the pictures of --calib ann.json; give both or none")
+    if calib is None and "--calib-most" in typed:
+        raise UsageError("--calib-most is how many pictures of --calib to use; give both or none")
+    if "--auto" in typed and "--max-ap-drop" not in typed:
+        raise UsageError("--auto returns layers to float until --max-ap-drop is met; say how much, such as 0.005")
 
 
 def _recipe(precision: str, method: str, effort: str, no_equalize: bool, no_search: bool, no_bias: bool) -> Any:
@@ -200,12 +209,19 @@ def _report(bundle: Bundle) -> None:
     batches = "single frames only" if manifest.batch_max == 1 else "any batch size"
     what = f"{bundle.spec.family}, {bundle.spec.num_classes} classes, {manifest.precision}, {batches}, {size:.1f} MB"
     click.echo(what, err=True)
-    accuracy = manifest.accuracy or {}
-    if "fp32" in accuracy:
-        columns = [f"{name} AP {accuracy[name]['AP']:.4f}" for name in ("fp32", "fp16", "int8") if name in accuracy]
-        share = f"; {accuracy['int8_share']:.1%} of the work in INT8" if "int8_share" in accuracy else ""
-        click.echo(f"{', '.join(columns)}{share} ({accuracy['measured']})", err=True)
+    if line := _accuracy_line(manifest.accuracy or {}):
+        click.echo(line, err=True)
     click.echo(f"run it: edge-retina run {bundle.path} --camera 0", err=True)
+
+
+def _accuracy_line(accuracy: Mapping[str, Any]) -> str:
+    """AP on labels, else agreement with FP32, which is no accuracy and not to be read as one; "" for neither."""
+    columns = [f"{name} AP {accuracy[name]['AP']:.4f}" for name in ("fp32", "fp16", "int8") if name in accuracy]
+    columns += [f"{name} agrees with FP32 to {a['AP']:.4f}" for name, a in accuracy.get("agreement", {}).items()]
+    if not columns:
+        return ""
+    share = f"; {accuracy['int8_share']:.1%} of the work in INT8" if "int8_share" in accuracy else ""
+    return f"{', '.join(columns)}{share} ({accuracy['measured']})"
 
 
 def _offer_project(folder: Path, new: project.Project) -> None:

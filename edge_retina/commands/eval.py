@@ -132,7 +132,7 @@ def _open(path: Path, folder: Path, number: int, talk: Console) -> _Model:
 
     if path.suffix == ".edge" or _is_zip(path):
         return _Model(path, read_bundle(path))
-    with talk.status(f"building {path.name}"):
+    with talk.status(f"building {path.name}") if talk.is_terminal else contextlib.nullcontext():
         return _Model(path, build(path, folder / f"{number}.edge"))
 
 
@@ -225,7 +225,8 @@ def _measure(
     parallel = min(frames_at_once(Path()), threads or cores())
     text = TextColumn("{task.description}", markup=False)
     measured = []
-    with Progress(text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=talk) as bar:
+    columns = (text, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=talk, disable=not talk.is_terminal) as bar:
         for model in models:
             task = bar.add_task(_title(model), total=total)
             start = time.perf_counter()

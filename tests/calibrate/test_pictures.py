@@ -140,10 +140,12 @@ def test_a_coco_json_in_file_order(photos: Path, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere.json"
     elsewhere.write_bytes(path.read_bytes())
     assert open_calibration(elsewhere, images=photos).names == ("c.png", "a.png")
-    with pytest.raises(InputError, match=r"c\.png is not there; pass its folder with --images"):
+    with pytest.raises(InputError, match=r"c\.png is not there; pass its folder with --calib-images"):
         open_calibration(elsewhere)
-    with pytest.raises(UsageError, match="--images goes with a COCO json"):
+    with pytest.raises(UsageError, match=r"^--calib-images goes with a COCO json"):
         open_calibration(photos, images=photos)
+    with pytest.raises(UsageError, match=r"^--images goes with a COCO json"):
+        stills_of(photos, photos)
 
 
 def test_a_coco_json_finds_the_folder_images_beside_it(photos: Path, tmp_path: Path) -> None:
@@ -157,8 +159,16 @@ def test_a_coco_json_finds_the_folder_images_beside_it(photos: Path, tmp_path: P
 def test_a_json_that_is_no_coco(tmp_path: Path, text: str) -> None:
     path = tmp_path / "set.json"
     path.write_text(text)
-    with pytest.raises(InputError, match=r"set\.json: wanted a COCO json"):
+    with pytest.raises(
+        InputError, match=r"set\.json: wanted a COCO json, found (no images\[\]|what is no JSON: )"
+    ) as info:
         open_calibration(path)
+    assert "Error(" not in str(info.value)  # a sentence, not a repr
+
+
+def test_a_json_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^cannot read .*none\.json: No such file or directory; check the path"):
+        open_calibration(tmp_path / "none.json")
 
 
 def test_grey_and_alpha_become_bgr(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from models import tiny_model, write_pictures
 
 from edge_retina import read_bundle
 from edge_retina.calibrate.histogram import METHODS
-from edge_retina.commands.build import build_command, stages
-from edge_retina.errors import AccuracyLost, UsageError
+from edge_retina.commands.build import _accuracy_line, build_command, stages
+from edge_retina.errors import AccuracyLost, InputError, ModelError, UsageError
 from edge_retina.quantize import EFFORTS, Recipe
 
 PIPELINE = importlib.import_module("edge_retina.build")
@@ -138,6 +138,12 @@ def test_choices_are_those_of_the_library():
         (["--fp16", "--ranges", "x"], "--ranges goes with --int8"),
         (["--fp16", "--float-layers", "x"], "--float-layers goes with --int8"),
         (["--fp16", "--auto"], "--auto goes with --int8"),
+        (["--int8-share", "0.5"], "--int8-share goes with --int8"),
+        (["--fp16", "--int8-share", "0.95"], "--int8-share goes with --int8"),  # a default, but asked for
+        (["--int8-effort", "normal"], "--int8-effort goes with --int8"),
+        (["--int8-method", "mse"], "--int8-method goes with --int8"),
+        (["--calib-most", "512"], "--calib-most is how many pictures of --calib"),
+        (["--fp16", "--calib-most", "7"], "--calib-most is how many pictures of --calib"),
         (["--no-equalize"], "--no-equalize goes with --int8"),
         (["--no-scale-search"], "--no-scale-search goes with --int8"),
         (["--no-bias-correction"], "--no-bias-correction goes with --int8"),
@@ -175,9 +181,9 @@ def test_what_is_said_of_an_int8_build(tmp_path):
     result = run("m.onnx", "--int8", "--calib", "in", "--frame-size", "64x64")
     assert result.stdout == "m.edge\n"
     lines = result.stderr.splitlines()
-    assert [line.split(" ")[0] for line in lines] == ["calibration:", "edge_retina,", "fp32", "run"]
+    assert [line.split(" ")[0] for line in lines] == ["calibration:", "edge_retina,", "int8", "run"]
     assert lines[1].startswith("edge_retina, 3 classes, int8, any batch size, ")
-    assert lines[2].startswith("fp32 AP 1.0000, int8 AP 0.")
+    assert lines[2].startswith("int8 agrees with FP32 to 0.")
     assert "; 100.0% of the work in INT8 (no annotations were given: agreement with" in lines[2]
     assert lines[3] == f"run it: edge-retina run {tmp_path / 'm.edge'} --camera 0"
     assert not set(result.stderr) & set("\x1b\r━⠋")
@@ -188,6 +194,33 @@ def test_what_is_said_of_an_int8_build(tmp_path):
     with pytest.raises(AccuracyLost, match=r"Next: --auto, .*; --int8-effort high; or --float-layers NAME"):
         run("m.onnx", "--int8", "--calib", "in", "--frame-size", "64x64", "--max-ap-drop", "0")
     assert Path("m.edge").read_bytes() == before
+
+
+def test_agreement_is_not_called_accuracy():
+    assert _accuracy_line({}) == _accuracy_line({"measured": "nothing was found"}) == ""
+    rest = {"int8_share": 0.9549, "float_layers": [], "disagreement": {}}
+    agreed = {"measured": "no labels", "agreement": {"int8": {"AP": 0.99641}}, **rest}
+    assert _accuracy_line(agreed) == "int8 agrees with FP32 to 0.9964; 95.5% of the work in INT8 (no labels)"
+    halves = {"measured": "no labels", "agreement": {"fp16": {"AP": 1.0}}}
+    assert _accuracy_line(halves) == "fp16 agrees with FP32 to 1.0000 (no labels)"
+    labelled = {"measured": "40 pictures", "fp32": {"AP": 0.5}, "int8": {"AP": 0.49}, **rest}
+    assert _accuracy_line(labelled) == "fp32 AP 0.5000, int8 AP 0.4900; 95.5% of the work in INT8 (40 pictures)"
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/", "models.onnx"])
+def test_a_folder_is_no_model(folder):
+    Path("models.onnx").mkdir()
+    with pytest.raises(ModelError, match="wanted an ONNX file, found a folder; run: edge-retina build FOLDER"):
+        run(folder)
+
+
+def test_messages_name_the_options_of_build(tmp_path):
+    write_pictures(tmp_path / "in", 1)
+    with pytest.raises(UsageError, match=r"^--calib-images goes with a COCO json, found in; leave it out"):
+        run("m.onnx", "--int8", "--calib", "in", "--calib-images", "in")
+    Path("set.json").write_text('{"images": [{"file_name": "gone.png"}]}')
+    with pytest.raises(InputError, match=r"gone\.png is not there; pass its folder with --calib-images"):
+        run("m.onnx", "--int8", "--calib", "set.json")
 
 
 def test_markup_in_names_is_not_read_as_such(capsys):

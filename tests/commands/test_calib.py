@@ -39,7 +39,7 @@ def test_help_names_the_options() -> None:
 
 def test_a_table_and_a_summary() -> None:
     result = calib("pick", "--from", VIDEO, "-n", "14", "-o", "set")
-    assert (result.exit_code, result.stderr.strip()) == (0, "")
+    assert (result.exit_code, result.stderr) == (0, "")
     listing = json.loads(Path("set/pick.json").read_text())
     for picture in listing["pictures"][:12]:
         assert f"│ {picture['file']} │ {picture['reason']}" in result.stdout
@@ -62,7 +62,7 @@ def test_fewer_than_wanted_are_said_to_be() -> None:
 def test_json_is_what_the_file_holds() -> None:
     result = calib("pick", "--from", VIDEO, "-n", "3", "--json")
     assert json.loads(result.stdout) == json.loads(Path("calib/pick.json").read_text())
-    assert result.stderr.strip() == ""
+    assert result.stderr == ""
 
 
 def test_a_second_time_wants_overwrite() -> None:
@@ -74,5 +74,14 @@ def test_a_second_time_wants_overwrite() -> None:
 
 
 def test_errors_pass_through() -> None:
-    with pytest.raises(InputError, match="no such file or folder: nowhere"):
-        calib("pick", "--from", "nowhere")
+    result = CliRunner().invoke(calib_command, ["pick", "--from", "nowhere"])
+    assert isinstance(result.exception, InputError)
+    assert str(result.exception).startswith("no such file or folder: nowhere")
+    assert result.output == ""  # no line of a progress bar before the message
+    with pytest.raises(UsageError, match=r"^--images goes with a COCO json"):
+        calib("pick", "--from", VIDEO, "--images", ".")
+
+
+def test_progress_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "writing" in calib("pick", "--from", VIDEO, "-n", "3", "--json").stderr

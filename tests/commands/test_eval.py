@@ -153,10 +153,7 @@ def test_tables(run: Run) -> None:
             assert abs(float(second) - float(first) - float(change)) < 0.00011
     for heading in ("m.edge fp32", "n.edge fp32", "change", "AP per class"):
         assert heading in result.stdout
-    # Progress is talk.
-    assert "m.edge fp32" in result.stderr
-    assert "6/6" in result.stderr
-    assert "6/6" not in result.stdout
+    assert result.stderr == ""
 
 
 def test_one_model_has_no_change(run: Run) -> None:
@@ -231,7 +228,7 @@ def test_agreement_says_that_it_is_no_accuracy(confident: Run) -> None:
     result = confident("m.edge", "n.edge", "--source", "noise")
     assert "no annotations, so this is no accuracy but agreement with what m.edge detects" in result.stdout
     assert cells(result.stdout)[0][:2] == ["AP", "1.0000"]
-    assert "4/4" in result.stderr
+    assert result.stderr == ""
 
 
 def test_only_so_many_frames(confident: Run) -> None:
