@@ -180,16 +180,16 @@ def test_what_is_said_of_an_int8_build(tmp_path):
     write_pictures(tmp_path / "in", 5)
     result = run("m.onnx", "--int8", "--calib", "in", "--frame-size", "64x64")
     assert result.stdout == "m.edge\n"
-    lines = result.stderr.splitlines()
-    assert [line.split(" ")[0] for line in lines] == ["calibration:", "edge_retina,", "int8", "run"]
-    assert lines[1].startswith("edge_retina, 3 classes, int8, any batch size, ")
-    assert lines[2].startswith("int8 agrees with FP32 to 0.")
-    assert "; 100.0% of the work in INT8 (no annotations were given: agreement with" in lines[2]
-    assert lines[3] == f"run it: edge-retina run {tmp_path / 'm.edge'} --camera 0"
+    *notes, what, accuracy, following = result.stderr.splitlines()
+    assert any(note.startswith("calibration: 5 pictures are few, ") for note in notes)
+    assert what.startswith("edge_retina, 3 classes, int8, any batch size, ")
+    assert accuracy.startswith("int8 agrees with FP32 to 0.")
+    assert "; 100.0% of the work in INT8 (no annotations were given: agreement with" in accuracy
+    assert following == f"run it: edge-retina run {tmp_path / 'm.edge'} --camera 0"
     assert not set(result.stderr) & set("\x1b\r━⠋")
     assert read_bundle("m.edge").manifest.precision == "int8"
     again = run("m.onnx", "--int8", "--calib", "in", "--frame-size", "64x64")
-    assert again.stderr.startswith("ranges of m.edge reused: same model, preprocessing and pictures\n")
+    assert "ranges of m.edge reused: same model, preprocessing and pictures" in again.stderr.splitlines()
     before = Path("m.edge").read_bytes()
     with pytest.raises(AccuracyLost, match=r"Next: --auto, .*; --int8-effort high; or --float-layers NAME"):
         run("m.onnx", "--int8", "--calib", "in", "--frame-size", "64x64", "--max-ap-drop", "0")
