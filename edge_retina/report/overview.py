@@ -98,7 +98,7 @@ def accuracy_section(report: Report) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], glosses: Sequence[str] = ()) -> str:
-    """Rows of accuracy.comparison as a table in which a value and its change share a cell. glosses: HTML, a row each."""
+    """Rows of accuracy.comparison as a table where a value and its change share a cell. glosses: HTML, a row each."""
     (_, *names), *body = rows
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in [names[0], *names[1::2]])
     lines = []
