@@ -39,7 +39,6 @@ __all__ = [
     "known_ranges",
     "layer_label",
     "quantize",
-    "some",
     "some_frames",
     "some_layers",
     "trial_frames",

@@ -33,7 +33,7 @@ from edge_retina.int8 import (
     some_layers,
     trial_frames,
 )
-from edge_retina.proof import Judge, Measured, Trial, open_judge
+from edge_retina.proof import Judge, Measured, Trial, cautions, open_judge
 from edge_retina.quantize import Recipe
 from edge_retina.rewrite.half import half_overflow, to_half
 from edge_retina.rewrite.infer import infer_types
@@ -49,8 +49,7 @@ __all__ = ["Asked", "Float", "Made", "make"]
 _NOISE_FRAMES = 2
 # Calibration pictures that do the same.
 _OVERFLOW_FRAMES = 64
-# Pictures on which layers are ranked: every one of them is run once for each layer.
-_RANKING_FRAMES = 4
+_RANKING_FRAMES = 4  # each of them is run once for each layer
 # When the TensorRT form disagrees so many times more than what was measured, the user should know.
 _FURTHER = 1.5
 # Far more than any model that kept its accuracy has shown.
@@ -119,6 +118,8 @@ def make(source: Float, asked: Asked) -> Made:
             asked.calib, most=asked.calib_most, frame_size=source.frame_size, images=asked.calib_images
         )
     judge = open_judge(asked.annotations, asked.images, pictures)
+    for caution in cautions(judge, pictures) if judge is not None else ():
+        asked.on_note(caution)
     with Trial(source.spec, source.digest, source.frame_size) as trial:
         return _STAGES[asked.precision](source, asked, pictures, judge, trial)
 
@@ -155,7 +156,7 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     before = _measure(judge, trial, source.data, "fp32", source.batch_max, asked)
     after = _measure(judge, trial, data, "fp16", batch_max, asked)
     if too_much(before, after, asked.max_ap_drop, asked.on_note):
-        raise AccuracyLost(f"{lost('FP16', before, after, asked.max_ap_drop)}; build it without --fp16")
+        raise AccuracyLost(f"{_lost('FP16', before, after, asked, judge)}; build it without --fp16")
     digest = None if pictures is None else pictures.digest
     measured = {"fp32": before, "fp16": after}
     models = {"fp32": source.data, "fp16": data}
@@ -179,8 +180,7 @@ def _noise(source: Float) -> list[U8]:
 
 
 def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:
-    assert pictures is not None
-    assert judge is not None
+    assert pictures is not None and judge is not None  # noqa: PT018
     recipe = asked.recipe or Recipe()
     check_patterns(source.graph, asked.float_layers)
     ranges = _ranges(source, asked, pictures, recipe)
@@ -211,7 +211,7 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         if not asked.auto:
             worst = ", ".join(f"{layer_label(c.unit[0])} ({c.disagreement:.3f})" for c in costs[:5])
             raise AccuracyLost(
-                f"{lost('INT8', before, after, asked.max_ap_drop)}. Quantized alone, these cost most: {worst}. "
+                f"{_lost('INT8', before, after, asked, judge)}. Quantized alone, these cost most: {worst}. "
                 "Next: --auto, which returns layers to float until it fits; --int8-effort high; or --float-layers NAME"
             )
 
@@ -222,11 +222,12 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         given = give_back(int8, costs, measure, lambda found: refused(before, found))
         if given is None:
             raise AccuracyLost(
-                f"{lost('INT8', before, after, asked.max_ap_drop)}, and no less with all layers but one in float. "
+                f"{_lost('INT8', before, after, asked, judge)}, and no less with all layers but one in float. "
                 "Next: --fp16; a larger --max-ap-drop; or more calibration pictures"
             )
-        share, (int8, data, after) = int8.share, given
-        asked.on_note(f"--auto returned layers to float: INT8 share {share:.1%} -> {int8.share:.1%}")
+        first, (int8, data, after) = int8, given
+        more = len(int8.choice.skip) - len(first.choice.skip)
+        asked.on_note(f"--auto returned {more} convolutions to float: INT8 share {first.share:.1%} -> {int8.share:.1%}")
         batch_max = check(data, source.spec, source.frame_size).batch_max
     if int8.choice.skip:
         asked.on_note(
@@ -281,8 +282,14 @@ def _measure(judge: Judge, trial: Trial, model: bytes, precision: str, batch_max
     return judge.measure(trial.bundle(model, precision, batch_max), asked.on_step)
 
 
+def _lost(what: str, before: Measured, after: Measured, asked: Asked, judge: Judge) -> str:
+    return lost(what, before, after, asked.max_ap_drop, agreement=not judge.labelled)
+
+
 def _accuracy(judge: Judge, measured: Mapping[str, Measured]) -> dict[str, Any]:
     known = {name: found.accuracy.to_json() for name, found in measured.items() if found.accuracy is not None}
+    if known and not judge.labelled:  # no AP, and FP32's would be 1 by definition
+        known = {"agreement": {name: found for name, found in known.items() if name != "fp32"}}
     return {"measured": judge.sentence if known else NOTHING_FOUND, **known}
 
 
