@@ -5,7 +5,7 @@ Built are the digits model and a RetinaNet with ResNet-50 at 640x640: 2 and 4 s 
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -38,7 +38,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 FRAME = (48, 80)
 
 
-@cache
+@lru_cache(maxsize=2)  # 140 MB each
 def bundled(name: str, precision: str, frame: tuple[int, int] | None) -> tuple[bytes, DetectorSpec]:
     """What a bundle of that precision holds; INT8 with made-up ranges, for only types and shapes matter here."""
     with TemporaryDirectory() as folder:

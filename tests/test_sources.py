@@ -342,7 +342,7 @@ print(os.environ.get("OPENCV_FFMPEG_LOGLEVEL"))
     loud = subprocess.run(
         command, capture_output=True, text=True, env=environment | {"OPENCV_FFMPEG_LOGLEVEL": "32"}, check=True
     )
-    assert loud.stdout.endswith("32\n")
+    assert "32\n" in loud.stdout  # before or after FFmpeg's own, which is buffered apart
     assert "moov atom not found" in loud.stdout + loud.stderr
 
 
