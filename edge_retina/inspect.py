@@ -11,7 +11,7 @@ from typing import Any
 from edge_retina.bundle import read_bundle
 from edge_retina.spec import DetectorSpec
 
-__all__ = ["inspect_file", "rows"]
+__all__ = ["inspect_file", "is_zip", "rows"]
 
 
 def inspect_file(
@@ -22,7 +22,7 @@ def inspect_file(
     Keys: kind ("onnx" or "bundle"), file, spec (with origins), candidates; for an ONNX opset, digest, heads and
     `rewrite`, the steps build would take; for a bundle its manifest. Raises ModelError, BundleError.
     """
-    if path.suffix == ".edge" or _is_zip(path):
+    if path.suffix == ".edge" or is_zip(path):
         bundle = read_bundle(path)
         m = bundle.manifest
         return {
@@ -58,7 +58,7 @@ def inspect_file(
     }
 
 
-def _is_zip(path: Path) -> bool:
+def is_zip(path: Path) -> bool:
     """By its first bytes; False for what cannot be read, of which the reader then has more to say."""
     with contextlib.suppress(OSError):
         if path.is_file():  # opening a pipe would wait for a writer

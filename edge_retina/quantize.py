@@ -10,14 +10,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from edge_retina.calibrate import TensorStatistics, gather
-from edge_retina.calibrate.histogram import LEVELS, best_range
+from edge_retina.calibrate.histogram import best_range
 from edge_retina.errors import ModelError, UsageError
 from edge_retina.rewrite.equalize import apply_factors, equalizable, equalizing_factors
 from edge_retina.rewrite.integer_conv import to_integer_convs
 from edge_retina.rewrite.placement import Placement, layer_name, place
 from edge_retina.rewrite.qdq import add_qdq
 from edge_retina.types import F32, U8
-from edge_retina.weights import QuantizedWeight, bias_shift, half_scale, quantize_weight
+from edge_retina.weights import LEVELS, QuantizedWeight, bias_shift, half_scale, quantize_weight
 
 __all__ = ["EFFORTS", "Quantizer", "Recipe", "equalize", "equalized", "observed"]
 

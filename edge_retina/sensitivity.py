@@ -69,11 +69,15 @@ def rank(
     frames: Sequence[U8],
     units: Sequence[tuple[str, ...]] | None = None,
     *,
+    sqnr: Mapping[str, float] | None = None,
     on_unit: Callable[[], None] = lambda: None,
 ) -> list[Cost]:
-    """What quantizing each unit alone costs, the worst first. units: all unless given. on_unit is called after each."""
+    """What quantizing each unit alone costs, the worst first. units: all unless given. on_unit is called after each.
+
+    sqnr: what local_sqnr gave, where it is known already.
+    """
     everything = quantizer.units()
-    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES])
+    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES]) if sqnr is None else sqnr
     wanted = references(quantizer.model, spec, frames)
     costs = []
     for unit in everything if units is None else units:
@@ -84,15 +88,17 @@ def rank(
     return sorted(costs, key=lambda cost: -cost.disagreement)
 
 
-def candidates(quantizer: Quantizer, frames: Sequence[U8], macs: Mapping[str, int]) -> list[tuple[str, ...]]:
+def candidates(
+    quantizer: Quantizer, frames: Sequence[U8], macs: Mapping[str, int], sqnr: Mapping[str, float] | None = None
+) -> list[tuple[str, ...]]:
     """The units worth trying: the first ones, which see pixels, the noisiest of their own, and the cheap ones.
 
     Cheap are projections and laterals, 1x1 on little, which cost no time to speak of in float. With a unit that drowns
     in noise come those that write what it reads: as long as they are in INT8 it gets their results rounded to the same
-    few codes, in INT8 or not.
+    few codes, in INT8 or not. sqnr: what local_sqnr gave, where it is known already.
     """
     everything = quantizer.units()
-    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES])
+    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES]) if sqnr is None else sqnr
     noisiest = sorted(everything[_FIRST:], key=lambda unit: min(sqnr[name] for name in unit))[:_NOISIEST]
     drowned = [u for u in (*everything[:_FIRST], *noisiest) if min(sqnr[name] for name in u) < _DROWNED]
     writers = [w for unit in drowned for w in _writers(quantizer, unit)]
@@ -133,7 +139,9 @@ def choose_float(
     before = disagreement(quantizer.quantized(skip), spec, frames, wanted)
     if before <= HARMLESS or least_share >= 1:
         return Choice(skip, before, before, ())
-    costs = rank(quantizer, spec, frames[:_RANKING_FRAMES], candidates(quantizer, frames, macs), on_unit=on_step)
+    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES])
+    tried = candidates(quantizer, frames, macs, sqnr)
+    costs = rank(quantizer, spec, frames[:_RANKING_FRAMES], tried, sqnr=sqnr, on_unit=on_step)
     runs: list[tuple[tuple[str, ...], float]] = [(skip, before)]
     # Noise adds up in squares.
     for cost in sorted(costs, key=lambda cost: -(cost.disagreement**2) / max(1 - share(macs, cost.unit), 1e-9)):

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from edge_retina.types import F32
 
-__all__ = ["QuantizedWeight", "bias_shift", "half_scale", "quantize_weight"]
+__all__ = ["LEVELS", "QuantizedWeight", "bias_shift", "half_scale", "quantize_weight"]
 
 I8 = npt.NDArray[np.int8]
 F64 = npt.NDArray[np.float64]

@@ -10,12 +10,11 @@ import numpy.typing as npt
 
 from edge_retina.errors import UsageError
 from edge_retina.types import F32
+from edge_retina.weights import LEVELS
 
 __all__ = ["BINS", "METHODS", "Histogram", "best_range"]
 
 BINS = 4096
-# int8, symmetric: the codes are -127..127.
-LEVELS = 127
 _FRACTIONS = np.linspace(0.02, 1.0, 197)
 _PERCENTILE = 99.99
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["eval_command"]
 
-_ZIP = b"PK\3\4"
 _WORST_CLASSES = 20
 _Advance = Callable[..., None]
 
@@ -129,20 +128,12 @@ def _open(path: Path, folder: Path, number: int, talk: Console) -> _Model:
     """The bundle, or the one built of an ONNX in `folder`."""
     from edge_retina.build import build
     from edge_retina.bundle import read_bundle
+    from edge_retina.inspect import is_zip
 
-    if path.suffix == ".edge" or _is_zip(path):
+    if path.suffix == ".edge" or is_zip(path):
         return _Model(path, read_bundle(path))
     with talk.status(f"building {path.name}") if talk.is_terminal else contextlib.nullcontext():
         return _Model(path, build(path, folder / f"{number}.edge"))
-
-
-def _is_zip(path: Path) -> bool:
-    """By its first bytes; False for what cannot be read, of which the reader then has more to say."""
-    with contextlib.suppress(OSError):
-        if path.is_file():  # opening a pipe would wait for a writer
-            with path.open("rb") as file:
-                return file.read(len(_ZIP)) == _ZIP
-    return False
 
 
 def _against_annotations(
