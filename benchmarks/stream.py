@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from edge_retina import Detector, build, open_source
-from edge_retina.spec import fit_frame
+from edge_retina.geometry import fit_frame
 from edge_retina.stream import frames_at_once, run
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples" / "digits"

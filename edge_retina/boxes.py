@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edge_retina.spec import DetectorSpec, Geometry
+from edge_retina.geometry import Geometry
+from edge_retina.spec import DetectorSpec
 
 __all__ = [
     "clip",
@@ -41,13 +42,17 @@ def make_anchors(spec: DetectorSpec, level: int) -> F32:
     return (origin + cell).reshape(-1, 4)
 
 
-def decode(deltas: F32, anchors: F32, weights: Sequence[float], max_log_scale: float) -> F32:
+def decode(deltas: F32, anchors: F32, weights: Sequence[float], max_log_scale: float, coding: str = "center") -> F32:
     """Boxes from head offsets, (N, 4) xyxy in network-input pixels, not clipped.
 
-    deltas: (N, 4) dx dy dw dh. anchors: (N, 4) xyxy. weights: the deltas are divided by them.
-    dw and dh are clamped to max_log_scale before exp. Source: Girshick et al. 2014, appendix C.
+    deltas: (N, 4). anchors: (N, 4) xyxy. weights: the deltas are divided by them. coding "center": dx dy dw dh, dw and
+    dh clamped to max_log_scale before exp (Girshick et al. 2014, appendix C). "corner": each corner moves by its delta
+    times the anchor's width or height (keras-retinanet, backend/common.py, bbox_transform_inv).
     """
     size = anchors[:, 2:] - anchors[:, :2]
+    if coding == "corner":
+        scaled = deltas / np.asarray(weights, np.float32)
+        return np.concatenate([scaled[:, :2] * size + anchors[:, :2], scaled[:, 2:] * size + anchors[:, 2:]], axis=1)
     centre = anchors[:, :2] + np.float32(0.5) * size
     scaled = deltas / np.asarray(weights, np.float32)
     new_centre = scaled[:, :2] * size + centre
@@ -55,10 +60,10 @@ def decode(deltas: F32, anchors: F32, weights: Sequence[float], max_log_scale: f
     return np.concatenate([new_centre - half, new_centre + half], axis=1)
 
 
-def clip(boxes: F32, low: Sequence[float], high: Sequence[float]) -> F32:
-    """Boxes (N, 4) xyxy moved into low (x, y) .. high (x, y)."""
-    corners = boxes.reshape(-1, 2, 2)
-    inside: F32 = np.minimum(np.maximum(corners, np.array(low, np.float32)), np.array(high, np.float32)).reshape(-1, 4)
+def clip(boxes: F32, low: Sequence[float] | F32, high: Sequence[float] | F32) -> F32:
+    """Boxes (N, 4) xyxy moved into low .. high, each (x, y) for both corners or (x1, y1, x2, y2)."""
+    least, most = (np.resize(np.asarray(limit, np.float32), 4) for limit in (low, high))
+    inside: F32 = np.minimum(np.maximum(boxes, least), most)
     return inside
 
 
@@ -113,16 +118,20 @@ def nms(boxes: F32, labels: npt.NDArray[np.integer], iou_threshold: float, *, cl
     return np.asarray(kept, np.int64)
 
 
-def select(logits: F32, threshold: float, top_k: int) -> tuple[I64, I64]:
+def select(logits: F32, threshold: float, top_k: int, class_choice: str = "every") -> tuple[I64, I64]:
     """Anchor and class indices of the best pairs of one level, best first.
 
     logits: (anchors, K). A pair's sigmoid must exceed the threshold (NaN never does); ties in logit are
-    ordered by anchor, then class; at most top_k pairs.
+    ordered by anchor, then class; at most top_k pairs. class_choice "best": only an anchor's best class, the first of
+    equals, makes a pair.
     """
-    flat = logits.reshape(-1)
+    pairs = np.arange(logits.size)
+    if class_choice == "best" and logits.size:
+        pairs = np.arange(len(logits)) * logits.shape[1] + logits.argmax(1)
+    flat = logits.reshape(-1)[pairs]
     with np.errstate(invalid="ignore"):
         passing = np.flatnonzero(sigmoid(flat) > np.float32(threshold))
-    best = passing[np.argsort(-flat[passing], kind="stable")[:top_k]]
+    best = pairs[passing[np.argsort(-flat[passing], kind="stable")[:top_k]]]
     return best // logits.shape[1], best % logits.shape[1]
 
 
@@ -142,23 +151,34 @@ def detect(
     anchor index, class. Source: Lin et al. 2017, section 4.1, "Inference".
     """
     vector = np.array(geometry.vector(), np.float32)
-    offset_x, offset_y, content_w, content_h, scale_x, scale_y, frame_w, frame_h = vector
+    # Half-open boxes throughout: where x2, y2 are the last pixel inside, one more, which is taken off at the end.
+    one = np.array([0, 0, 1, 1], np.float32) * np.float32(spec.inclusive_pixels)
     found_boxes, found_logits, found_labels = [], [], []
     for level in range(spec.num_levels):
         per_cell = len(spec.cell_anchors[level])
         rows = to_anchor_rows(logits[level], per_cell)
-        anchor, label = select(rows, spec.score_threshold, spec.top_k)
-        offsets = to_anchor_rows(deltas[level], per_cell)[anchor]
-        boxes = decode(offsets, make_anchors(spec, level)[anchor], spec.delta_weights, spec.max_log_scale)
-        found_boxes.append(clip(boxes, (offset_x, offset_y), (offset_x + content_w, offset_y + content_h)))
+        anchor, label = select(rows, spec.score_threshold, spec.top_k, spec.class_choice)
+        offsets, anchors = to_anchor_rows(deltas[level], per_cell)[anchor], make_anchors(spec, level)[anchor] + one
+        found_boxes.append(decode(offsets, anchors, spec.delta_weights, spec.max_log_scale, spec.box_coding))
         found_logits.append(rows[anchor, label])
         found_labels.append(label)
-    all_boxes, all_logits = np.concatenate(found_boxes), np.concatenate(found_logits)
+    boxes, all_logits = np.concatenate(found_boxes), np.concatenate(found_logits)
     all_labels = np.concatenate(found_labels)
+    content = np.concatenate([vector[:2], vector[:2] + vector[2:4]])
+    limits = {"content": content, "input": np.array([0, 0, *spec.input_size[::-1]], np.float32)}.get(spec.clip)
+    if limits is not None:
+        boxes = clip(boxes, limits[[0, 1, 0, 1]] + one, limits[[2, 3, 2, 3]] - one[::-1])
     order = np.argsort(-all_logits, kind="stable")
-    boxes, labels = all_boxes[order], all_labels[order]
+    if spec.top_k_scope == "all":
+        order = order[: spec.top_k]
+    if spec.drop_empty:
+        order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
+    boxes, labels = boxes[order], all_labels[order]
     keep = nms(boxes, labels, spec.nms_iou, class_aware=spec.class_aware_nms, limit=spec.max_detections)
-    pairs = ([offset_x, offset_y], [scale_x, scale_y], [frame_w, frame_h])
-    offset, scale, limit = (np.array(pair * 2, np.float32) for pair in pairs)
-    frame = np.minimum((boxes[keep] - offset) * scale, limit)
+    boxes = boxes[keep]
+    if spec.clip == "after_nms":
+        boxes = clip(boxes, content[[0, 1, 0, 1]] + one, content[[2, 3, 2, 3]] - one[::-1])
+    frame = (boxes - one - np.tile(vector[:2], 2)) * np.tile(vector[4:6], 2)
+    if spec.clip in ("content", "after_nms"):
+        frame = np.minimum(frame, np.tile(vector[6:], 2))
     return frame, sigmoid(all_logits[order][keep]), labels[keep].astype(np.int32)

@@ -27,7 +27,7 @@ from edge_retina.spec import DetectorSpec
 
 __all__ = ["FORMAT", "MEMBERS", "PRECISIONS", "Bundle", "Manifest", "Member", "read_bundle", "write_bundle"]
 
-FORMAT = 1
+FORMAT = 2
 PRECISIONS = ("fp32", "fp16", "int8")
 # Member to the most bytes it may have, in file order; the last two are optional. Protobuf stays under 2 GiB.
 MEMBERS = {"model.onnx": (1 << 31) - 1, "labels.txt": 1 << 20, "ranges.json": 1 << 26, "report.html": 1 << 26}
@@ -92,11 +92,12 @@ class Manifest:
         try:
             data = json.loads(text.decode(), parse_int=_number, parse_float=_number, parse_constant=_number)
             if data["format"] > FORMAT:
-                have = f"this bundle has format {data['format']}, this edge-retina reads up to {FORMAT}"
+                have = f"bundle of format {data['format']}, this edge-retina reads up to {FORMAT}"
                 raise BundleVersion(f"{source}: {have}; upgrade: pip install -U edge-retina")
             data["members"] = {name: Member(**member) for name, member in data["members"].items()}
             data["frame_size"] = data["frame_size"] and tuple(data["frame_size"])
-            data["spec"] = DetectorSpec.from_dict(data["spec"])
+            floor = data["format"] == 1 and data["spec"]["resize"] == "shortest_side"  # it knew no other way to round
+            data["spec"] = DetectorSpec.from_dict(data["spec"] | ({"rounding": "floor"} if floor else {}))
             return cls(**data)
         except (LookupError, AttributeError, TypeError, ValueError, RecursionError, SpecError, UsageError) as exc:
             raise _corrupt(source, f"manifest.json does not fit format {FORMAT}: {type(exc).__name__}: {exc}") from exc

@@ -70,11 +70,12 @@ def is_zip(path: Path) -> bool:
 def _steps(spec: DetectorSpec, trunk_input: str, nodes: int) -> list[str]:
     height, width = spec.input_size
     k = spec.max_detections
+    scope = "all levels" if spec.top_k_scope == "all" else "each level"
     return [
         f"heads: keep what lies between {trunk_input!r} and the {2 * spec.num_levels} head tensors, of {nodes} nodes",
         f"frame_input: frames uint8 [B, H, W, 3] BGR, {spec.resize} to {width}x{height}, then {spec.color_order}, "
         "normalised",
-        f"decode: edge_retina::AnchorDecode, the best {spec.top_k} pairs of each level above {spec.score_threshold}",
+        f"decode: edge_retina::AnchorDecode, the best {spec.top_k} pairs of {scope} above {spec.score_threshold}",
         f"nms: IoU above {spec.nms_iou} suppresses, {'within' if spec.class_aware_nms else 'across'} classes; "
         f"boxes [B, {k}, 4], scores [B, {k}], labels [B, {k}], count [B] out, in frame pixels",
     ]
@@ -92,14 +93,21 @@ def rows(spec: DetectorSpec) -> list[tuple[str, str, str]]:
         "pad_value": _numbers(spec.pad_value),
         "resize": spec.resize,
         "shortest_side": "-" if spec.shortest_side is None else "shortest {}, longest {}".format(*spec.shortest_side),
+        "rounding": spec.rounding,
         "placement": spec.placement,
         "strides": ", ".join(str(y) if y == x else f"{y} x {x}" for y, x in spec.strides),
         "level_shapes": ", ".join(f"{h}x{w}" for h, w in spec.level_shapes),
         "cell_anchors": "",
+        "box_coding": spec.box_coding,
         "delta_weights": _numbers(spec.delta_weights),
         "max_log_scale": f"{spec.max_log_scale:.6g}",
+        "inclusive_pixels": "yes" if spec.inclusive_pixels else "no",
+        "clip": spec.clip,
+        "drop_empty": "yes" if spec.drop_empty else "no",
         "score_threshold": f"{spec.score_threshold:g}",
-        "top_k": f"{spec.top_k} per level",
+        "class_choice": spec.class_choice,
+        "top_k": str(spec.top_k),
+        "top_k_scope": spec.top_k_scope,
         "nms_iou": f"{spec.nms_iou:g}",
         "class_aware_nms": "yes" if spec.class_aware_nms else "no",
         "max_detections": str(spec.max_detections),

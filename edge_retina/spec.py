@@ -16,9 +16,7 @@ __all__ = [
     "ORIGINS",
     "REQUIRED",
     "DetectorSpec",
-    "Geometry",
     "cell_anchors",
-    "fit_frame",
 ]
 
 # Keeps exp() finite: a box grows at most 1000/16 times. torchvision models/detection/_utils.py, BoxCoder.
@@ -34,8 +32,14 @@ Box = tuple[float, float, float, float]
 _CHOICES: dict[str, tuple[str, ...]] = {
     "color_order": ("rgb", "bgr"),
     "resize": ("letterbox", "stretch", "shortest_side"),
+    "rounding": ("half_up", "floor"),
     "placement": ("top_left", "center"),
+    "box_coding": ("center", "corner"),
+    "clip": ("content", "input", "after_nms", "none"),
+    "class_choice": ("every", "best"),
+    "top_k_scope": ("level", "all"),
 }
+_FLAGS = ("inclusive_pixels", "drop_empty", "class_aware_nms")
 # More boxes or classes than any detector has; a spec from a stranger must not make us allocate without bound.
 _MAX_LEVELS = 8
 _MAX_CELL_ANCHORS = 64
@@ -55,11 +59,17 @@ class DetectorSpec:
     mean, std: per channel in color_order, for pixel values 0..255. pad_value: likewise, before normalising.
     resize: "letterbox" (fit, keep aspect), "stretch" (ignore aspect) or "shortest_side" (torchvision's rule).
     shortest_side: (shortest, longest) side in pixels, for resize="shortest_side" only.
+    rounding: of the resized sides, "half_up" or "floor".
     placement: where the resized frame lies on the padded input, "top_left" or "center".
     strides: per level (y, x). level_shapes: per level (H, W) in cells.
     cell_anchors: per level, per anchor: x1 y1 x2 y2 about the cell's origin (x * stride, y * stride).
-    delta_weights: deltas dx dy dw dh are divided by these. max_log_scale: clamp of dw, dh before exp.
-    score_threshold: a score must exceed it. top_k: (anchor, class) pairs kept per level.
+    box_coding: deltas are dx dy dw dh ("center"), or x1 y1 x2 y2 moved by parts of the anchor's sides ("corner").
+    delta_weights: deltas are divided by these. max_log_scale: clamp of dw, dh before exp; 80 is none.
+    inclusive_pixels: x2, y2 are the last pixel inside, so that a box is x2 - x1 + 1 wide.
+    clip: boxes are moved into the resized frame ("content") or the whole network input ("input") before NMS, into the
+    resized frame after it, or never. drop_empty: those without area then are dropped before NMS.
+    score_threshold: a score must exceed it. class_choice: an anchor stands for "every" class or its "best" one.
+    top_k: (anchor, class) pairs kept, of each level or, with top_k_scope="all", of all together.
     nms_iou: a box with a larger IoU to a better one is suppressed. class_aware_nms: only by its own class.
     max_detections: detections per frame. origins: field name to one of ORIGINS.
 
@@ -75,14 +85,21 @@ class DetectorSpec:
     pad_value: tuple[float, float, float] = (0.0, 0.0, 0.0)
     resize: str = "letterbox"
     shortest_side: tuple[int, int] | None = None
+    rounding: str = "half_up"
     placement: str = "top_left"
     strides: tuple[tuple[int, int], ...]
     level_shapes: tuple[tuple[int, int], ...]
     cell_anchors: tuple[tuple[Box, ...], ...]
+    box_coding: str = "center"
     delta_weights: Box = (1.0, 1.0, 1.0, 1.0)
     max_log_scale: float = MAX_LOG_SCALE
+    inclusive_pixels: bool = False
+    clip: str = "content"
+    drop_empty: bool = False
     score_threshold: float = 0.05
+    class_choice: str = "every"
     top_k: int = 1000
+    top_k_scope: str = "level"
     nms_iou: float = 0.5
     class_aware_nms: bool = True
     max_detections: int = 100
@@ -103,11 +120,14 @@ class DetectorSpec:
         return len(self.strides)
 
     def candidates(self) -> int:
-        """Boxes per frame that reach NMS at most: the sum over levels of min(top_k, anchors x classes)."""
-        return sum(
-            min(self.top_k, h * w * len(cell) * self.num_classes)
-            for (h, w), cell in zip(self.level_shapes, self.cell_anchors, strict=True)
-        )
+        """Boxes per frame that reach NMS at most: top_k, or all pairs where there are fewer; all levels."""
+        total = sum(self.level_candidates(level) for level in range(self.num_levels))
+        return min(total, self.top_k) if self.top_k_scope == "all" else total
+
+    def level_candidates(self, level: int) -> int:
+        """Of them those that come from one level at most."""
+        (height, width), classes = self.level_shapes[level], 1 if self.class_choice == "best" else self.num_classes
+        return min(self.top_k, height * width * len(self.cell_anchors[level]) * classes)
 
     def override(self, origin: str, **values: Any) -> DetectorSpec:
         """A copy with some fields replaced and their origin noted. Raises SpecError for an unknown field."""
@@ -225,12 +245,12 @@ def _problems(s: DetectorSpec) -> list[str]:
     for name, low, high in (("max_log_scale", 0.0, 80.0), ("score_threshold", 0.0, 1.0), ("nms_iou", 0.0, 1.0)):
         value = getattr(s, name)
         rule(_numbers((value,), 1) and low <= value <= high, f"{name} wants {low} to {high}, found {value!r}")
-    for name, most in (("top_k", 3840), ("max_detections", 5000)):
+    for name, most in (("top_k", 5000), ("max_detections", 5000)):
         value = getattr(s, name)
-        # TensorRT's TopK takes k <= 3840.
         good = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
         rule(good, f"{name} wants 1 to {most}, found {value!r}")
-    rule(isinstance(s.class_aware_nms, bool), f"class_aware_nms wants true or false, found {s.class_aware_nms!r}")
+    for name in _FLAGS:
+        rule(isinstance(getattr(s, name), bool), f"{name} wants true or false, found {getattr(s, name)!r}")
     rule(all(v in ORIGINS for v in s.origins.values()), f"origins wants values from {', '.join(ORIGINS)}")
     return found
 
@@ -252,47 +272,3 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], *, rounded: bo
                 half_h, half_w = float(round(half_h)), float(round(half_w))
             anchors.append((-half_w, -half_h, half_w, half_h))
     return tuple(anchors)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How a frame of one size lies on the network input; all integers, so every runtime agrees.
-
-    frame: (H, W) source pixels. content: (H, W) of the resized frame, network-input pixels.
-    offset: (y, x) of its top left corner there. Source x = (network x - offset x) * frame W / content W.
-    """
-
-    frame: tuple[int, int]
-    content: tuple[int, int]
-    offset: tuple[int, int]
-
-    def vector(self) -> list[float]:
-        """Offset x y, content w h, scale x y, frame w h: the `geometry` input of AnchorDecode, float32 [8]."""
-        (h, w), (ch, cw), (oy, ox) = self.frame, self.content, self.offset
-        return [ox, oy, cw, ch, w / cw, h / ch, w, h]
-
-
-def fit_frame(spec: DetectorSpec, height: int, width: int) -> Geometry:
-    """Where a height x width frame lands on the network input, by the spec's resize rule.
-
-    letterbox: largest size that fits, aspect kept, rounded half up. shortest_side: torchvision's
-    GeneralizedRCNNTransform (floor), and no larger than fits the input. stretch: the whole input.
-    """
-    net_h, net_w = spec.input_size
-    if spec.resize == "stretch":
-        return Geometry((height, width), (net_h, net_w), (0, 0))
-    # The scale is the smallest of some fractions num / den; fractions keep it exact.
-    fractions = [(net_h, height), (net_w, width)]
-    if spec.resize == "shortest_side" and spec.shortest_side is not None:
-        shortest, longest = spec.shortest_side
-        fractions += [(shortest, min(height, width)), (longest, max(height, width))]
-    num, den = fractions[0]
-    for n, d in fractions[1:]:
-        if n * den < num * d:
-            num, den = n, d
-    half = 0 if spec.resize == "shortest_side" else den
-    content_h = max(1, (2 * height * num + half) // (2 * den))
-    content_w = max(1, (2 * width * num + half) // (2 * den))
-    centred = spec.placement == "center"
-    offset = ((net_h - content_h) // 2, (net_w - content_w) // 2) if centred else (0, 0)
-    return Geometry((height, width), (content_h, content_w), offset)

@@ -10,9 +10,10 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
+from edge_retina.geometry import Geometry
 from edge_retina.rewrite.decode import add_decode
 from edge_retina.rewrite.nms import add_nms
-from edge_retina.spec import DetectorSpec, Geometry, cell_anchors
+from edge_retina.spec import DetectorSpec, cell_anchors
 
 F32 = npt.NDArray[np.float32]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from edge_retina import boxes
-from edge_retina.spec import MAX_LOG_SCALE, DetectorSpec, Geometry, cell_anchors, fit_frame
+from edge_retina.geometry import Geometry, fit_frame
+from edge_retina.spec import MAX_LOG_SCALE, DetectorSpec, cell_anchors
 
 ONES = (1.0, 1.0, 1.0, 1.0)
 EMPTY = np.zeros((0, 4), np.float32)

@@ -10,7 +10,8 @@ from matching import match
 from recipes import ANCHORS, CASES, digest
 
 from edge_retina import boxes
-from edge_retina.spec import MAX_LOG_SCALE, DetectorSpec, Geometry, cell_anchors
+from edge_retina.geometry import Geometry
+from edge_retina.spec import MAX_LOG_SCALE, DetectorSpec, cell_anchors
 
 GOLDEN = Path(__file__).parent / "fixtures" / "tv_postprocess.npz"
 ONES = (1.0, 1.0, 1.0, 1.0)

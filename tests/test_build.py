@@ -17,8 +17,8 @@ from onnx import helper, numpy_helper
 import edge_retina
 from edge_retina import Detector, boxes, build, read_bundle
 from edge_retina.errors import BundleError, ModelError, NotADetector, OutputError, SpecError, UsageError
+from edge_retina.geometry import fit_frame
 from edge_retina.importer import load_onnx
-from edge_retina.spec import fit_frame
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ def test_round_trip(tmp_path: Path, verify: bool) -> None:
     assert hashlib.sha256(found.read("manifest.json")).hexdigest() == found.digest
     for name in ("precision", "model_digest", "frame_size", "batch_max", "calibration_digest", "accuracy", "tools"):
         assert getattr(found.manifest, name) == FACTS[name], name
-    assert (found.manifest.format, found.manifest.edge_retina) == (1, "1.2.3")
+    assert (found.manifest.format, found.manifest.edge_retina) == (2, "1.2.3")
     assert leftovers(written.path.parent) == ["model.edge"]
 
 
@@ -167,8 +167,20 @@ def test_golden(edge: Path) -> None:
     # Changes only with the format: then raise FORMAT and see that old files are still read.
     assert (
         hashlib.sha256(edge.read_bytes()).hexdigest()
-        == "652156c16e5c2c70bcb99b4c9bbe29c4eeb6fbe50253b782273c2267b29586aa"
+        == "e7077e18067a4fa0890a4c007c25241de8b63d1d12f6ee64d9774fef40d9a72b"
     )
+
+
+@pytest.mark.parametrize(("resize", "rounding"), [("shortest_side", "floor"), ("letterbox", "half_up")])
+def test_format_1_is_still_read(edge: Path, resize: str, rounding: str) -> None:
+    """It knew fewer spec fields, and rounded what was resized by the shortest side down."""
+    later = {"rounding", "box_coding", "inclusive_pixels", "clip", "drop_empty", "class_choice", "top_k_scope"}
+    old = {k: v for k, v in SPEC.to_dict().items() if k not in later}
+    old |= {"resize": resize, "shortest_side": [800, 1333] if resize == "shortest_side" else None}
+    with_manifest(edge, lambda m: {**m, "format": 1, "spec": old})
+    found = read_bundle(edge)
+    assert (found.manifest.format, found.spec.rounding) == (1, rounding)
+    assert found.model() == MODEL
 
 
 def test_it_is_a_plain_zip(edge: Path) -> None:
@@ -364,10 +376,10 @@ def test_huge_manifest_is_not_read(edge: Path) -> None:
         read_bundle(edge)
 
 
-@pytest.mark.parametrize("found", [2, 3, 10**9])
+@pytest.mark.parametrize("found", [3, 4, 10**9])
 def test_newer_format(edge: Path, found: int) -> None:
     with_manifest(edge, lambda m: {"format": found, "whatever": "comes later"})
-    with pytest.raises(BundleVersion, match=rf"format {found}, this .* reads up to 1; upgrade: pip install -U edge-"):
+    with pytest.raises(BundleVersion, match=rf"format {found}, this .* reads up to 2; upgrade: pip install -U edge-"):
         read_bundle(edge)
 
 
@@ -413,7 +425,7 @@ def test_manifest_is_not_json(edge: Path, text: bytes) -> None:
 @pytest.mark.parametrize(("name", "value"), BAD_FIELDS, ids=lambda value: repr(value)[:30])
 def test_manifest_field(edge: Path, name: str, value: Any) -> None:
     with_manifest(edge, lambda m: {**m, name: value})
-    with pytest.raises(BundleCorrupt, match=r"manifest\.json does not fit format 1") as caught:
+    with pytest.raises(BundleCorrupt, match=r"manifest\.json does not fit format 2") as caught:
         read_bundle(edge)
     assert len(str(caught.value)) < 1200
 
@@ -440,7 +452,7 @@ def test_manifest_depth(edge: Path) -> None:
 def test_manifest_field_missing_or_unknown(edge: Path, name: str) -> None:
     whole = edge.read_bytes()
     with_manifest(
-        edge, lambda m: {k: v for k, v in m.items() if k != name} | ({"format": 1} if name != "format" else {})
+        edge, lambda m: {k: v for k, v in m.items() if k != name} | ({"format": 2} if name != "format" else {})
     )
     with pytest.raises(BundleCorrupt):
         read_bundle(edge)

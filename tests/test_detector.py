@@ -13,7 +13,8 @@ from models import tiny_model
 
 from edge_retina import Detector, boxes, build
 from edge_retina.errors import UsageError
-from edge_retina.spec import DetectorSpec, fit_frame
+from edge_retina.geometry import fit_frame
+from edge_retina.spec import DetectorSpec
 
 
 @pytest.fixture(scope="module")

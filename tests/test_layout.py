@@ -17,6 +17,7 @@ ROOT = Path(edge_retina.__file__).parent
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
     {"console", "drafts", "project", "spec", "types"},
+    {"geometry"},
     {"accuracy", "boxes", "bundle", "draw", "images", "pattern", "weights", "window"},
     {"importer", "runtime", "video"},
     {"check", "sinks", "sources"},

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_retina.errors import SpecError
-from edge_retina.spec import MAX_LOG_SCALE, ORIGINS, REQUIRED, DetectorSpec, Geometry, cell_anchors, fit_frame
+from edge_retina.geometry import Geometry, fit_frame
+from edge_retina.spec import MAX_LOG_SCALE, ORIGINS, REQUIRED, DetectorSpec, cell_anchors
 
 ONE_ANCHOR = (((-4.0, -4.0, 4.0, 4.0),),)
 
@@ -160,9 +161,9 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"max_log_scale": 81.0}, "max_log_scale wants 0.0 to 80.0, found 81.0"),
     ({"score_threshold": -0.1}, "score_threshold wants 0.0 to 1.0, found -0.1"),
     ({"nms_iou": math.nan}, "nms_iou wants 0.0 to 1.0, found nan"),
-    ({"top_k": 0}, "top_k wants 1 to 3840, found 0"),
-    ({"top_k": 3841}, "top_k wants 1 to 3840, found 3841"),
-    ({"top_k": True}, "top_k wants 1 to 3840, found True"),
+    ({"top_k": 0}, "top_k wants 1 to 5000, found 0"),
+    ({"top_k": 5001}, "top_k wants 1 to 5000, found 5001"),
+    ({"top_k": True}, "top_k wants 1 to 5000, found True"),
     ({"max_detections": 5001}, "max_detections wants 1 to 5000, found 5001"),
     ({"class_aware_nms": 1}, "class_aware_nms wants true or false, found 1"),
     ({"origins": {"labels": "dream"}}, "origins wants values from graph, metadata, family, user"),
@@ -225,8 +226,10 @@ FITS: list[tuple[dict[str, Any], tuple[int, int], tuple[int, int], tuple[int, in
     ({"placement": "center"}, (480, 640), (64, 85), (0, 5)),  # 11 columns to spare, 5 before, 6 after
     ({"placement": "center"}, (100, 300), (32, 96), (16, 0)),
     ({"resize": "stretch"}, (480, 640), (64, 96), (0, 0)),
-    ({"resize": "shortest_side", "shortest_side": (32, 90)}, (480, 640), (32, 42), (0, 0)),  # 42.67, floor
-    ({"resize": "shortest_side", "shortest_side": (60, 66)}, (480, 640), (49, 66), (0, 0)),  # the longest side limits
+    ({"resize": "shortest_side", "shortest_side": (32, 90), "rounding": "floor"}, (480, 640), (32, 42), (0, 0)),  # 42.67
+    ({"resize": "shortest_side", "shortest_side": (32, 90)}, (480, 640), (32, 43), (0, 0)),
+    ({"rounding": "floor"}, (300, 451), (63, 96), (0, 0)),  # 63.86
+    ({"resize": "shortest_side", "shortest_side": (60, 66)}, (480, 640), (50, 66), (0, 0)),  # the longest side limits
     ({"resize": "shortest_side", "shortest_side": (800, 1333)}, (480, 640), (64, 85), (0, 0)),  # the input limits
 ]
 

@@ -12,7 +12,8 @@ from matching import match
 from recipes import CASES
 
 from edge_retina import Detector, build
-from edge_retina.spec import DetectorSpec, Geometry, cell_anchors
+from edge_retina.geometry import Geometry
+from edge_retina.spec import DetectorSpec, cell_anchors
 
 FIXTURES = Path(__file__).parent / "fixtures"
 PHOTOS = ("astronaut", "chelsea", "coffee")

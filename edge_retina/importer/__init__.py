@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,19 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
 from edge_retina.importer import own, torchvision
-from edge_retina.importer.imported import Imported
+from edge_retina.importer.imported import HeadLayout, Imported, heads_from_dict, heads_to_dict
 from edge_retina.spec import METADATA_KEY, REQUIRED, DetectorSpec
 
-__all__ = ["FAMILIES", "Imported", "Source", "import_model", "load_onnx"]
+__all__ = [
+    "FAMILIES",
+    "HeadLayout",
+    "Imported",
+    "Source",
+    "heads_from_dict",
+    "heads_to_dict",
+    "import_model",
+    "load_onnx",
+]
 
 Recognise = Callable[[gs.Graph, Mapping[str, str]], Imported | None]
 FAMILIES: dict[str, Recognise] = {"edge_retina": own.recognise, "torchvision": torchvision.recognise}
@@ -104,27 +114,44 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
     overrides = {k: v for k, v in (overrides or {}).items() if k != "origins"}
     if overrides and METADATA_KEY in source.metadata and "edge_retina" in chosen:
         # Replaced before the graph is looked at, so that metadata which contradict it can be put right.
-        written = DetectorSpec.from_json(source.metadata[METADATA_KEY], origin="metadata")
-        return own.from_spec(source.graph, written.override("user", **overrides))
-    found = {name: hit for name, recognise in chosen.items() if (hit := recognise(source.graph, source.metadata))}
+        written = own.parse(source.metadata[METADATA_KEY])
+        given = dict.fromkeys(set(overrides) - {"heads"}, "user")
+        origins = {**dict.fromkeys(set(written) - {"heads", "origins"}, "metadata"), **given}
+        whole = own.described(source.graph, {**written, **overrides, "origins": {}}, "metadata")
+        return replace(whole, spec=replace(whole.spec, origins=origins))
+    found: dict[str, Imported] = {}
+    refused: list[SpecError] = []
+    for name, recognise in chosen.items():
+        try:
+            if hit := recognise(source.graph, source.metadata):
+                found[name] = hit
+        except SpecError as exc:  # one family's doubts must not hide another's certainty
+            refused.append(exc)
     if len(found) > 1:
         raise SpecError(f"more than one family fits: {', '.join(found)}; choose one with --family")
     if found:
         hit = next(iter(found.values()))
-        return _overridden(hit, overrides) if overrides else hit
+        return _overridden(source.graph, hit, overrides) if overrides else hit
+    if set(REQUIRED) <= set(overrides):
+        return own.described(source.graph, overrides, "user")
+    if refused:
+        raise refused[0]
     if overrides:
-        return own.from_spec(source.graph, DetectorSpec.from_dict(dict(overrides), origin="user"))
+        return own.described(source.graph, overrides, "user")  # which says what is missing
     raise NotADetector(_not_found(source.graph, list(chosen)))
 
 
-def _overridden(hit: Imported, overrides: Mapping[str, Any]) -> Imported:
-    """What was found with spec fields replaced, save those that the heads' shapes settle."""
-    spec = hit.spec.override("user", **overrides)
+def _overridden(graph: gs.Graph, hit: Imported, overrides: Mapping[str, Any]) -> Imported:
+    """What was found with spec fields replaced, save those that the heads' shapes settle, or with other heads."""
+    spec = hit.spec.override("user", **{name: value for name, value in overrides.items() if name != "heads"})
+    if overrides.get("heads") is not None:
+        found = own.described(graph, spec.to_dict() | {"heads": overrides["heads"]}, "user")
+        return replace(found, spec=spec)
     for what, of in _SETTLED.items():
         if of(spec) != of(hit.spec):
             model = f"the heads of this {hit.spec.family} model"
             raise SpecError(f"the spec wants {what} {of(spec)}, {model} want {of(hit.spec)}")
-    return Imported(spec, hit.trunk_input, hit.logits, hit.deltas)
+    return replace(hit, spec=spec)
 
 
 _SETTLED: dict[str, Callable[[DetectorSpec], object]] = {

@@ -2,23 +2,53 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
 from edge_retina.importer.heads import static_copy, static_shape
-from edge_retina.importer.imported import Imported
+from edge_retina.importer.imported import Imported, heads_from_dict
 from edge_retina.spec import METADATA_KEY, DetectorSpec
 
-__all__ = ["from_spec", "recognise"]
+__all__ = ["described", "from_spec", "parse", "recognise"]
 
 
 def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     """Read the spec from metadata; None where there is none. Raises SpecError when it does not fit the graph."""
     if METADATA_KEY not in metadata:
         return None
-    return from_spec(graph, DetectorSpec.from_json(metadata[METADATA_KEY], origin="metadata"))
+    return described(graph, parse(metadata[METADATA_KEY]), "metadata")
+
+
+def parse(text: str | bytes) -> dict[str, Any]:
+    """A spec as JSON text, to a dict: the fields of DetectorSpec and, optionally, "heads". Raises SpecError."""
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise SpecError(f"DetectorSpec: wanted JSON, found text that does not parse: {exc}") from exc
+    if not isinstance(data, dict):
+        raise SpecError(f"DetectorSpec: wanted a JSON object, found {type(data).__name__}")
+    return data
+
+
+def described(graph: gs.Graph, data: Mapping[str, Any], origin: str) -> Imported:
+    """What a complete spec says of a graph.
+
+    data: the fields of DetectorSpec; "heads", where it is there, says which tensors are the heads and how they are laid
+    out (imported.heads_to_dict), else from_spec finds them. Raises SpecError when they do not fit the graph.
+    """
+    spec = DetectorSpec.from_dict({name: value for name, value in data.items() if name != "heads"}, origin)
+    if data.get("heads") is None:
+        return from_spec(graph, spec)
+    found = heads_from_dict(spec, data["heads"])
+    tensors = graph.tensors()
+    if missing := [name for name in (found.trunk_input, *found.logits, *found.deltas) if name not in tensors]:
+        outputs = _table([(t.name, list(t.shape or [])) for t in graph.outputs])
+        raise SpecError(f"heads: the graph has no tensor {missing[0]!r}; its outputs are {outputs}")
+    return found
 
 
 def from_spec(graph: gs.Graph, spec: DetectorSpec) -> Imported:

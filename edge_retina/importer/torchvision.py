@@ -115,6 +115,7 @@ def _family_values(size: tuple[int, int], shapes: tuple[tuple[int, int], ...], c
         "std": tuple(round(value * _PIXEL, 6) for value in _STD),
         "resize": "shortest_side",
         "shortest_side": _SHORTEST_SIDE,
+        "rounding": "floor",
         "placement": "top_left",
         # models/detection/anchor_utils.py: image size // grid size, so 58 where a level is 6 cells wide on 352.
         "strides": tuple((size[0] // height, size[1] // width) for height, width in shapes),

@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.errors import ModelError
 from edge_retina.importer import Imported
+from edge_retina.rewrite.canonical import canonical_heads
 from edge_retina.rewrite.decode import add_decode
 from edge_retina.rewrite.fold import fold
 from edge_retina.rewrite.frame_input import add_frame_input
@@ -33,7 +34,7 @@ def rewrite(
     older graph is raised to; FP16 and INT8 want rewrite.opset.LEAST_OPSET. `graph` is used up.
     Raises ModelError, also when the result is no valid ONNX.
     """
-    cut_heads(graph, found)
+    cut_heads(graph, canonical_heads(graph, found))
     fold(graph)
     if least_opset is not None:
         graph = raise_opset(graph, least_opset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from edge_retina.rewrite.emit import Emitter
 from edge_retina.rewrite.frame_input import GEOMETRY
 from edge_retina.spec import DetectorSpec
 
-__all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "find_function"]
+__all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "clip_corners", "find_function"]
 
 DOMAIN, FUNCTION = "edge_retina", "AnchorDecode"
 # What the function gives before the NMS pass extends it.
@@ -36,9 +37,15 @@ def call_attributes(spec: DetectorSpec) -> dict[str, object]:
         "cell_anchors": [float(v) for cell in spec.cell_anchors for anchor in cell for v in anchor],
         "num_classes": spec.num_classes,
         "delta_weights": [float(v) for v in spec.delta_weights],
+        "box_coding": spec.box_coding,
         "max_log_scale": float(spec.max_log_scale),
+        "inclusive_pixels": int(spec.inclusive_pixels),
+        "clip": spec.clip,
+        "drop_empty": int(spec.drop_empty),
         "score_threshold": float(spec.score_threshold),
+        "class_choice": spec.class_choice,
         "top_k": spec.top_k,
+        "top_k_scope": spec.top_k_scope,
         "nms_iou": float(spec.nms_iou),
         "class_aware_nms": int(spec.class_aware_nms),
         "max_detections": spec.max_detections,
@@ -46,14 +53,14 @@ def call_attributes(spec: DetectorSpec) -> dict[str, object]:
 
 
 def add_decode(graph: gs.Graph, spec: DetectorSpec, *, static: bool = False) -> int:
-    """Append one AnchorDecode call that turns heads and geometry into candidates, the best top_k of each level.
+    """Append one AnchorDecode call that turns heads and geometry into candidates, the best top_k.
 
-    Rule: graph outputs logits_i, deltas_i, geometry become inputs of the call; its outputs, candidate_boxes float32
-    [B, N, 4] xyxy clipped, in network-input pixels, candidate_logits float32 [B, N] (-inf where the score does not
-    exceed the threshold) and candidate_labels int64 [B, N], become the graph's. Ties are in the order of level, anchor,
-    class. N is spec.candidates() with static=True; else what the fullest image of the batch needs, which is what makes
-    the CPU quick: few anchors pass the threshold. Scope: main graph and the new function. Returns the number of nodes
-    added to the main graph; a second run returns 0.
+    Rule: graph outputs logits_i, deltas_i, geometry become inputs of the call; its outputs become the graph's:
+    candidate_boxes float32 [B, N, 4] xyxy half-open, clipped as the spec says, in network-input pixels;
+    candidate_logits float32 [B, N], -inf where the score does not exceed the threshold; candidate_labels int64
+    [B, N]. Ties are in the order of level, anchor, class. N is spec.candidates() with static=True; else what the
+    fullest image of the batch needs, which is what makes the CPU quick: few anchors pass the threshold. Scope: main graph and
+    the new function. Returns the number of nodes added to the main graph; a second run returns 0.
     """
     if find_function(graph) is not None:
         return 0
@@ -85,8 +92,8 @@ def add_decode(graph: gs.Graph, spec: DetectorSpec, *, static: bool = False) -> 
 def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable], static: bool) -> list[gs.Variable]:
     """Selection level by level, then one decoding of everything selected."""
     all_logits, all_deltas, all_rows, all_labels = [], [], [], []
-    first_row = 0
-    for level in range(spec.num_levels):
+    first_row, levels = 0, range(spec.num_levels)
+    for level in levels:
         logits, deltas = inputs[level], inputs[spec.num_levels + level]
         height, width = spec.level_shapes[level]
         per_cell, cells = len(spec.cell_anchors[level]), height * width
@@ -96,10 +103,20 @@ def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable], static: 
         all_labels.append(label)
         all_rows.append(emit("Add", anchor, np.array(first_row)) if first_row else anchor)
         first_row += cells * per_cell
-    rows = emit("Concat", *all_rows, axis=1)
-    boxes = _decode(emit, spec, emit("Concat", *all_deltas, axis=1), rows, inputs[-1])
+    rows, deltas = emit("Concat", *all_rows, axis=1), emit("Concat", *all_deltas, axis=1)
     logits, labels = emit("Concat", *all_logits, axis=1), emit("Concat", *all_labels, axis=1)
+    if spec.top_k_scope == "all" and sum(map(spec.level_candidates, levels)) > spec.top_k:
+        most: object = np.array([spec.top_k])
+        if not static:
+            most = emit("Min", emit.slice(emit("Shape", logits), 0, 1, 2), most)
+        logits, place = emit.many("TopK", 2, logits, most, axis=1)
+        rows, labels = (emit("GatherElements", values, place, axis=1) for values in (rows, labels))
+        deltas = emit("GatherND", deltas, emit.unsqueeze(place, 2), batch_dims=1)
+    boxes = _decode(emit, spec, deltas, rows, inputs[-1])
     passing = emit("Greater", emit("Sigmoid", logits), np.float32(spec.score_threshold))
+    if spec.drop_empty:
+        side = emit("Sub", emit.slice(boxes, 2, 2, 4), emit.slice(boxes, 2, 0, 2))
+        passing = emit("And", passing, emit("Greater", emit.reduce("ReduceMin", side, 2), np.float32(0)))
     return [boxes, emit("Where", passing, logits, np.float32(-np.inf)), labels]
 
 
@@ -124,6 +141,11 @@ def _select(
     some = emit.many("TopK", 2, peak, chosen, axis=1, sorted=0)[1]
     anchor = emit.many("TopK", 2, some, chosen, axis=1, largest=0)[0]
     pairs = _pick(emit, logits, anchor, classes, per_cell, cells)
+    if spec.class_choice == "best" and classes > 1:
+        by_class = emit.reshape(pairs, (0, -1, classes))
+        best, place = emit.many("TopK", 2, emit.reduce("ReduceMax", by_class, 2), chosen, axis=1)
+        label = emit("ArgMax", by_class, axis=2, keepdims=0)
+        return best, *(emit("GatherElements", values, place, axis=1) for values in (anchor, label))
     kept = how_many(pairs, min(spec.top_k, anchors * classes))
     best, pair = emit.many("TopK", 2, pairs, kept, axis=1)
     owner = emit("GatherElements", anchor, emit("Div", pair, np.array(classes)), axis=1)
@@ -168,19 +190,43 @@ def _passing(emit: Emitter, spec: DetectorSpec, values: gs.Variable, most: int) 
 def _decode(
     emit: Emitter, spec: DetectorSpec, deltas: gs.Variable, rows: gs.Variable, geometry: gs.Variable
 ) -> gs.Variable:
-    """boxes.decode and boxes.clip for the selected anchors: [B, N, 4]."""
-    table = np.concatenate([make_anchors(spec, level) for level in range(spec.num_levels)])
+    """boxes.decode and boxes.clip for the selected anchors: [B, N, 4], half-open."""
+    one = np.array([0, 0, 1, 1], np.float32) * np.float32(spec.inclusive_pixels)
+    table = np.concatenate([make_anchors(spec, level) for level in range(spec.num_levels)]) + one
     size = table[:, 2:] - table[:, :2]
     centre = table[:, :2] + np.float32(0.5) * size
-    anchors = emit("Gather", np.concatenate([centre, size], 1), rows, axis=0)
-    centre, size = emit.slice(anchors, 2, 0, 2), emit.slice(anchors, 2, 2, 4)
     if spec.delta_weights != (1.0, 1.0, 1.0, 1.0):
         deltas = emit("Div", deltas, np.array(spec.delta_weights, np.float32))
-    move, grow = emit.slice(deltas, 2, 0, 2), emit.slice(deltas, 2, 2, 4)
-    centre = emit("Add", emit("Mul", move, size), centre)
-    factor = emit("Exp", emit("Min", grow, np.float32(spec.max_log_scale)))
-    half = emit("Mul", emit("Mul", factor, size), np.float32(0.5))
-    low = emit.slice(geometry, 0, 0, 2)
-    high = emit("Add", low, emit.slice(geometry, 0, 2, 4))
-    corners = [emit(op, centre, half) for op in ("Sub", "Add")]
-    return emit("Concat", *(emit("Min", emit("Max", c, low), high) for c in corners), axis=2)
+    if spec.box_coding == "corner":
+        anchors = emit("Gather", np.concatenate([table, size, size], 1), rows, axis=0)
+        moved = emit("Mul", deltas, emit.slice(anchors, 2, 4, 8))
+        boxes = emit("Add", moved, emit.slice(anchors, 2, 0, 4))
+        corners = [emit.slice(boxes, 2, 0, 2), emit.slice(boxes, 2, 2, 4)]
+    else:
+        anchors = emit("Gather", np.concatenate([centre, size], 1), rows, axis=0)
+        centre, size = emit.slice(anchors, 2, 0, 2), emit.slice(anchors, 2, 2, 4)
+        move, grow = emit.slice(deltas, 2, 0, 2), emit.slice(deltas, 2, 2, 4)
+        centre = emit("Add", emit("Mul", move, size), centre)
+        factor = emit("Exp", emit("Min", grow, np.float32(spec.max_log_scale)))
+        half = emit("Mul", emit("Mul", factor, size), np.float32(0.5))
+        corners = [emit(op, centre, half) for op in ("Sub", "Add")]
+    if spec.clip in ("content", "input"):
+        low: object = emit.slice(geometry, 0, 0, 2)
+        high: object = emit("Add", low, emit.slice(geometry, 0, 2, 4))
+        if spec.clip == "input":
+            low, high = np.zeros(2, np.float32), np.array(spec.input_size[::-1], np.float32)
+        corners = clip_corners(emit, spec, corners, low, high)
+    return emit("Concat", *corners, axis=2)
+
+
+def clip_corners(
+    emit: Emitter, spec: DetectorSpec, corners: Sequence[gs.Variable], low: object, high: object
+) -> list[gs.Variable]:
+    """Low and high corners [B, N, 2] of half-open boxes moved into low..high; a pixel of the border stays inside."""
+    if not spec.inclusive_pixels:
+        return [emit("Min", emit("Max", corner, low), high) for corner in corners]
+    one = np.float32(1)
+    bounds = ((low, emit("Sub", high, one)), (emit("Add", low, one), high))
+    return [
+        emit("Min", emit("Max", corner, least), most) for corner, (least, most) in zip(corners, bounds, strict=True)
+    ]

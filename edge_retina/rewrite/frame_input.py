@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from edge_retina.geometry import fit_frame
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.rewrite.heads import TRUNK_INPUT
-from edge_retina.spec import DetectorSpec, fit_frame
+from edge_retina.spec import DetectorSpec
 
 __all__ = ["FRAMES", "GEOMETRY", "add_frame_input"]
 
@@ -18,7 +19,7 @@ def add_frame_input(graph: gs.Graph, spec: DetectorSpec, frame: tuple[int, int] 
     """Replace the float input by `frames`, uint8 [B, H, W, 3] BGR, preprocessed inside the graph.
 
     Rule: Cast first (TensorRT takes uint8 only so), fit by the spec's resize rule, normalise, pad, and hand over
-    `geometry`, float32 [8] (spec.Geometry.vector), for the decoder. frame: fixed (H, W), or None for any size.
+    `geometry`, float32 [8] (Geometry.vector), for the decoder. frame: fixed (H, W), or None for any size.
     Padding is done after normalising about pad_value, so that it is a pad with zeros.
     Scope: main graph. Returns the number of nodes added; a second run returns 0.
     """
@@ -87,7 +88,7 @@ def _dynamic(emit: Emitter, frames: gs.Tensor, spec: DetectorSpec) -> tuple[gs.T
         # floor or round of size * num / den for every fraction at once: the smallest fraction gives the smallest sizes.
         column = emit.unsqueeze(den, 1)
         twice = emit("Mul", emit("Mul", emit.unsqueeze(size, 0), emit.unsqueeze(num, 1)), np.array(2))
-        if spec.resize != "shortest_side":
+        if spec.rounding == "half_up":
             twice = emit("Add", twice, column)
         every = emit("Div", twice, emit("Mul", column, np.array(2)))
         content = emit("Max", emit.reduce("ReduceMin", every, 0), np.array([1, 1]))

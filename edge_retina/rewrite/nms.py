@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import ModelError, UsageError
-from edge_retina.rewrite.decode import CANDIDATES, find_function
+from edge_retina.rewrite.decode import CANDIDATES, clip_corners, find_function
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.spec import DetectorSpec
 
@@ -139,10 +139,7 @@ def _best(
     top, row = emit.many("TopK", 2, logits, np.array([spec.max_detections]), axis=1)
     real = emit("Greater", top, _LOWEST)
     index = emit.unsqueeze(row, 2)
-    box = emit("GatherND", boxes, index, batch_dims=1)
-    corners = emit("Concat", *[emit.slice(geometry, 0, a, a + 2) for a in (0, 0, 4, 4, 6, 6)], axis=0)
-    offset, scale, frame = (emit.slice(corners, 0, a, a + 4) for a in (0, 4, 8))
-    box = emit("Min", emit("Mul", emit("Sub", box, offset), scale), frame)
+    box = _to_frame(emit, spec, emit("GatherND", boxes, index, batch_dims=1), geometry)
     score, label = emit("Sigmoid", top), emit("GatherND", labels, index, batch_dims=1)
     return [
         emit("Where", emit.unsqueeze(real, 2), box, np.float32(0)),
@@ -150,3 +147,19 @@ def _best(
         emit.cast(emit("Where", real, label, np.array(-1)), np.int32),
         emit("ReduceSum", emit.cast(real, np.int32), np.array([1]), keepdims=0),
     ]
+
+
+def _to_frame(emit: Emitter, spec: DetectorSpec, box: gs.Variable, geometry: gs.Variable) -> gs.Variable:
+    """Half-open boxes in network-input pixels as the spec's boxes in frame pixels."""
+    if spec.clip == "after_nms":
+        low = emit.slice(geometry, 0, 0, 2)
+        high = emit("Add", low, emit.slice(geometry, 0, 2, 4))
+        box = emit(
+            "Concat", *clip_corners(emit, spec, [emit.slice(box, 2, a, a + 2) for a in (0, 2)], low, high), axis=2
+        )
+    if spec.inclusive_pixels:
+        box = emit("Sub", box, np.array([0, 0, 1, 1], np.float32))
+    corners = emit("Concat", *[emit.slice(geometry, 0, a, a + 2) for a in (0, 0, 4, 4, 6, 6)], axis=0)
+    offset, scale, frame = (emit.slice(corners, 0, a, a + 4) for a in (0, 4, 8))
+    box = emit("Mul", emit("Sub", box, offset), scale)
+    return emit("Min", box, frame) if spec.clip in ("content", "after_nms") else box

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset, Sampler
 
 from edge_retina.errors import InputError
 from edge_retina.evaluate import read_coco
+from edge_retina.geometry import fit_frame
 from edge_retina.images import read_image
-from edge_retina.spec import DetectorSpec, fit_frame
+from edge_retina.spec import DetectorSpec
 
 __all__ = [
     "Augmentation",

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from edge_retina import boxes
+from edge_retina.geometry import Geometry, fit_frame
 from edge_retina.images import read_image
-from edge_retina.spec import DetectorSpec, Geometry, fit_frame
+from edge_retina.spec import DetectorSpec
 from edge_retina.train.data import Example
 from edge_retina.types import F32, U8, Detections
 

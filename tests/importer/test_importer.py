@@ -259,7 +259,7 @@ def test_a_person_replaces_fields(tmp_path: Path) -> None:
     spec = import_model(load_onnx(path), overrides={"labels": ["a", "b", "c"], "nms_iou": 0.25, "origins": {}}).spec
     assert (spec.labels, spec.nms_iou) == (("a", "b", "c"), 0.25)
     assert (spec.origins["labels"], spec.origins["mean"]) == ("user", "metadata")
-    with pytest.raises(SpecError, match="no field colour"):
+    with pytest.raises(SpecError, match="unknown field 'colour'"):
         import_model(load_onnx(path), overrides={"colour": "rgb"})
 
 

@@ -10,9 +10,10 @@ from matching import match
 
 from edge_retina import boxes
 from edge_retina.errors import SpecError
+from edge_retina.geometry import fit_frame
 from edge_retina.importer import heads, torchvision
 from edge_retina.importer.labels import COCO_91
-from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, cell_anchors, fit_frame
+from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, cell_anchors
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PHOTOS = ("astronaut", "chelsea", "coffee")
@@ -98,8 +99,8 @@ def test_spec_is_the_known_one(imported):
 
 def test_every_field_has_its_origin(imported):
     name, found = imported
-    fields = set(WANTED[name]) | {"pad_value"}
-    from_graph = IN_RAW_GRAPH if "raw" in name else fields - NEVER_IN_GRAPH
+    fields = set(WANTED[name]) | {"pad_value", "rounding"}
+    from_graph = IN_RAW_GRAPH if "raw" in name else fields - NEVER_IN_GRAPH - {"rounding"}
     assert found.spec.origins == {field: "graph" if field in from_graph else "family" for field in fields}
 
 

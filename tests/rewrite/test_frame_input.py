@@ -12,9 +12,10 @@ from decoder import make_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge_retina.geometry import fit_frame
 from edge_retina.rewrite.frame_input import add_frame_input
 from edge_retina.rewrite.heads import TRUNK_INPUT
-from edge_retina.spec import DetectorSpec, fit_frame
+from edge_retina.spec import DetectorSpec
 
 RULES = {
     "letterbox": {},

@@ -16,7 +16,8 @@ pytest.importorskip("torch", reason="training needs PyTorch: pip install 'edge-r
 import torch
 
 from edge_retina.errors import InputError
-from edge_retina.spec import DetectorSpec, fit_frame
+from edge_retina.geometry import fit_frame
+from edge_retina.spec import DetectorSpec
 from edge_retina.train.data import Augmentation, CocoDataset, EpochSampler, augment, collate, load_coco
 from edge_retina.train.model import PRESETS, make_spec
 from edge_retina.train.predict import fitted

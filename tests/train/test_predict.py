@@ -14,7 +14,8 @@ from torch import nn
 
 from edge_retina import boxes
 from edge_retina.errors import InputError
-from edge_retina.spec import DetectorSpec, fit_frame
+from edge_retina.geometry import fit_frame
+from edge_retina.spec import DetectorSpec
 from edge_retina.train.data import load_coco
 from edge_retina.train.model import PRESETS, make_spec
 from edge_retina.train.predict import coco_results, fitted, flatten, postprocess
