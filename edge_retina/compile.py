@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edge_retina.bundle import PRECISIONS
@@ -34,6 +34,8 @@ __all__ = [
 PLUGIN_NAMESPACE, PLUGIN_VERSION = "edge_retina", "1"
 # Target to the form of NMS in its AnchorDecode; None: what the bundle has.
 TARGETS: dict[str, str | None] = {"ort": None, "tensorrt": "operator", "tensorrt_rtx": "fixpoint"}
+# The largest k of TensorRT's TopK.
+_MOST_OF_TOP_K = 3840
 
 
 def lower(
@@ -66,7 +68,8 @@ def lower(
     import onnx_graphsurgeon as gs
 
     graph = gs.import_onnx(onnx.load_from_string(model))
-    _redecode(graph, spec, nms)
+    called = target == "tensorrt" and plugin
+    _redecode(graph, spec if called else _within_top_k(spec), nms)
     if precision == "int8":
         from edge_retina.rewrite.integer_conv import restore_convs
         from edge_retina.rewrite.signed import to_signed
@@ -77,7 +80,7 @@ def lower(
         from edge_retina.rewrite.half import to_half
 
         to_half(graph, keep)
-    if target == "tensorrt" and plugin:
+    if called:
         _call_plugin(graph)
     lowered: bytes = gs.export_onnx(graph).SerializeToString(deterministic=True)
     return lowered
@@ -97,6 +100,19 @@ def lower_bundle(bundle: Bundle, target: str, *, plugin: bool = True) -> bytes:
     # An FP16 model has its types already, and only its build knew what had to stay FP32.
     precision = "fp32" if bundle.manifest.precision == "fp16" else bundle.manifest.precision
     return lower(bundle.model(), target, bundle.spec, precision=precision, keep=keep, plugin=plugin)
+
+
+def _within_top_k(spec: DetectorSpec) -> DetectorSpec:
+    """The spec with no more candidates than TensorRT's TopK can give, 3840: of a trainer's 5000 the best.
+
+    What is left out could be a detection only where fewer than max_detections of the 3840 survive NMS.
+    """
+    if spec.max_detections > _MOST_OF_TOP_K:
+        raise ModelError(
+            f"TensorRT's TopK gives at most {_MOST_OF_TOP_K}, this model's max_detections is {spec.max_detections}; "
+            "build it with a --spec that has fewer, or run it with the plugin or in ONNX Runtime"
+        )
+    return replace(spec, top_k=min(spec.top_k, _MOST_OF_TOP_K))
 
 
 def _redecode(graph: gs.Graph, spec: DetectorSpec, nms: str) -> None:

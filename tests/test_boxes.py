@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -257,3 +258,79 @@ def test_detect_orders_ties_by_level_anchor_class():
     found, _, labels = boxes.detect(logits, deltas, spec, SAME)
     assert labels.tolist() == [0, 1, 0, 1, 0, 1]
     assert found[:, 2].tolist() == [4, 4, 12, 12, 8, 8]
+
+
+# What trainers do otherwise
+
+
+def test_corner_coding_by_hand():
+    """A 10 x 20 anchor; a fifth of its width left, a tenth of its height up, then half a width and a height on."""
+    found = boxes.decode(f32([-1, -0.5, 2.5, 5]), f32([0, 0, 10, 20]), (5, 5, 5, 5), MAX_LOG_SCALE, "corner")
+    np.testing.assert_allclose(found, [[-2, -2, 15, 40]], atol=1e-6)
+
+
+def one_detection(geometry=SAME, *, delta=(0, 0, 0, 0), **changes):
+    """Boxes found on one cell whose anchor is -4..4 in both directions, the class "a" sure."""
+    spec = one_level(**changes)
+    logits, deltas = f32([3, -9]).reshape(2, 1, 1), f32(delta).reshape(4, 1, 1)
+    return boxes.detect([logits], [deltas], spec, geometry)[0]
+
+
+def test_inclusive_pixels_by_hand():
+    """-4..4 is 9 pixels then: doubled about its middle 0.5 it is 18 wide, -8.5 to 8.5, and W - 1 is the last pixel."""
+    double = (0, 0, math.log(2), math.log(2))
+    found = one_detection(delta=double, inclusive_pixels=True, clip="none")
+    np.testing.assert_allclose(found, [[-8.5, -8.5, 8.5, 8.5]], atol=1e-5)
+    right = one_detection(delta=(5, 0, 0, 0), inclusive_pixels=True)  # 41 to 49, outside: a pixel of the border stays
+    np.testing.assert_allclose(right, [[31, 0, 31, 4]], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("clip", "wanted"),
+    [("content", [0, 0, 16, 4]), ("input", [0, 0, 20, 4]), ("after_nms", [0, 0, 16, 4]), ("none", [-4, -4, 20, 4])],
+)
+def test_clip_by_hand(clip, wanted):
+    """A box from -4 to 20; the frame is 16 wide on an input of 32."""
+    geometry = Geometry((16, 16), (16, 16), (0, 0))
+    found = one_detection(geometry, delta=(1, 0, math.log(3), 0), clip=clip)
+    np.testing.assert_allclose(found, [wanted], atol=1e-5)
+
+
+def test_boxes_outside_are_dropped_when_asked():
+    assert len(one_detection(delta=(9, 0, 0, 0))) == 1
+    assert len(one_detection(delta=(9, 0, 0, 0), drop_empty=True)) == 0
+    assert len(one_detection(drop_empty=True)) == 1
+
+
+def test_clipping_after_nms_leaves_boxes_apart_that_clipping_before_makes_one():
+    """Two boxes that share only what lies inside: equal once they are clipped."""
+    spec = one_level(cell=((-100.0, 0.0, 8.0, 8.0), (-4.0, 0.0, 8.0, 8.0)), labels=("a",))
+    heads = [f32([3, 2]).reshape(2, 1, 1)], [np.zeros((8, 1, 1), np.float32)]
+    assert len(boxes.detect(*heads, spec, SAME)[0]) == 1
+    apart = boxes.detect(*heads, one_level(cell=spec.cell_anchors[0], labels=("a",), clip="after_nms"), SAME)[0]
+    assert apart.tolist() == [[0, 0, 8, 8], [0, 0, 8, 8]]
+
+
+def test_best_class_only():
+    anchor, label = boxes.select(f32([1, 3], [2, 2], [-9, -8]), 0.5, 9, "best")
+    assert list(zip(anchor.tolist(), label.tolist(), strict=True)) == [(0, 1), (1, 0)]
+    assert boxes.select(np.zeros((0, 2), np.float32), 0.5, 9, "best")[0].tolist() == []
+
+
+def test_top_k_of_all_levels_together():
+    spec = one_level(
+        strides=((8, 8), (16, 16)),
+        level_shapes=((1, 1), (1, 1)),
+        cell_anchors=(((-4.0, -4.0, 4.0, 4.0),), ((8.0, 8.0, 24.0, 24.0),)),
+        labels=("a", "b", "c"),
+        class_aware_nms=True,
+    )
+    logits = [f32([3, 1, 0]).reshape(3, 1, 1), f32([2, 1, -9]).reshape(3, 1, 1)]
+    deltas = [np.zeros((4, 1, 1), np.float32)] * 2
+
+    def labels(**changes):
+        return boxes.detect(logits, deltas, dataclasses.replace(spec, **changes), SAME)[2].tolist()
+
+    assert labels(top_k=2) == [0, 0, 1, 1]  # two of each level
+    assert labels(top_k=2, top_k_scope="all") == [0, 0]
+    assert labels(top_k=3, top_k_scope="all") == [0, 0, 1]  # the tie goes to the finer level

@@ -92,7 +92,7 @@ def _ordered(emit: Emitter, head: gs.Tensor, order: npt.NDArray[np.int64]) -> gs
     if conv is None or not plain or not all(isinstance(p, gs.Constant) for p in conv.inputs[1:]):
         return emit("Gather", head, order, axis=1)
     # A weight shared by the levels is put in order once: the emitter makes equal constants one.
-    conv.inputs[1:] = [emit.constant(parameter.values[order]) for parameter in conv.inputs[1:]]
+    conv.inputs = [conv.inputs[0], *(emit.constant(parameter.values[order]) for parameter in conv.inputs[1:])]
     return head
 
 

@@ -59,8 +59,8 @@ def add_decode(graph: gs.Graph, spec: DetectorSpec, *, static: bool = False) -> 
     candidate_boxes float32 [B, N, 4] xyxy half-open, clipped as the spec says, in network-input pixels;
     candidate_logits float32 [B, N], -inf where the score does not exceed the threshold; candidate_labels int64
     [B, N]. Ties are in the order of level, anchor, class. N is spec.candidates() with static=True; else what the
-    fullest image of the batch needs, which is what makes the CPU quick: few anchors pass the threshold. Scope: main graph and
-    the new function. Returns the number of nodes added to the main graph; a second run returns 0.
+    fullest image of the batch needs, which is what makes the CPU quick: few anchors pass the threshold. Scope: main
+    graph and the new function. Returns the number of nodes added to the main graph; a second run returns 0.
     """
     if find_function(graph) is not None:
         return 0
