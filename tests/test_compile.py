@@ -382,3 +382,44 @@ def test_rtx_refuses_the_bundles_own_int8():
     found = rtx.build(model, parse_only=True)
     assert not found.ok
     assert "zero point" in found.error.lower()
+
+
+FORMS: list[dict[str, Any]] = [
+    {"box_coding": "corner", "clip": "after_nms"},
+    {"inclusive_pixels": True, "clip": "input"},
+    {"class_choice": "best", "class_aware_nms": False, "clip": "none", "top_k_scope": "all", "top_k": 100},
+    {"top_k_scope": "all", "top_k": 5000, "drop_empty": True},
+]
+
+
+def other_trainers(form: dict[str, Any], levels: int = 2) -> tuple[bytes, DetectorSpec]:
+    with TemporaryDirectory() as folder:
+        _, spec = tiny_model(path := Path(folder) / "m.onnx", levels=levels, spec_overrides=form)
+        source = load_onnx(path)
+    return rewrite(source.graph, import_model(source)).SerializeToString(), spec
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_decoding_as_other_trainers_do_is_the_same_in_both_forms(form):
+    model, spec = other_trainers(form)
+    wanted = detect(model)
+    assert (wanted[3] > 3).all()
+    for target in ("tensorrt", "tensorrt_rtx"):
+        for ours, theirs in zip(detect(lower(model, target, spec, plugin=False)), wanted, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-4)
+
+
+def test_more_candidates_than_tensorrts_top_k_gives_become_the_best_3840():
+    form = {"top_k_scope": "all", "top_k": 5000, "input_size": (512, 512), "level_shapes": ((64, 64), (32, 32))}
+    spec = tiny_model(spec_overrides=form, input_size=(512, 512))[1]
+    assert lowering._within_top_k(spec).candidates() == 3840
+    with pytest.raises(ModelError, match=r"at most 3840, this model's max_detections is 4000"):
+        lowering._within_top_k(tiny_model(spec_overrides={"max_detections": 4000})[1])
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_rtx_builds_decoding_as_other_trainers_do(form):
+    rtx.interpreter()
+    model, spec = other_trainers(form)
+    built = rtx.build(lower(model, "tensorrt_rtx", spec), profiles=profile(None, (1, 1, 2)))
+    assert built.ok, f"{built.stage}: {built.error}"
