@@ -150,16 +150,21 @@ def _shared_last_convs(graph: gs.Graph) -> list[list[gs.Node]]:
 
 def _class_and_box(heads: list[list[gs.Node]]) -> tuple[list[list[gs.Node]], int]:
     """The heads, class head first, and the number of classes."""
-    biases = [constant(head[0].inputs[2]) if len(head[0].inputs) > 2 else None for head in heads]
-    widths = [0 if bias is None else len(bias) for bias in biases]
-    if 4 * _ANCHORS not in widths or any(not width or width % _ANCHORS for width in widths):
+    widths = [0 if (weight := constant(head[0].inputs[1])) is None else len(weight) for head in heads]
+    if 4 * _ANCHORS not in widths or any(width % _ANCHORS for width in widths):
         raise SpecError(
-            f"effdet: wanted {_ANCHORS} anchors per cell, {4 * _ANCHORS} box channels and a bias; found heads of "
-            f"{widths} channels. Other anchors are not in the graph: export with edge_retina.importer.exporters.effdet"
+            f"effdet: wanted {_ANCHORS} anchors per cell, {4 * _ANCHORS} box channels, found {widths}. "
+            "Other anchors are not in the graph: export with edge_retina.importer.exporters.effdet"
         )
     # With four classes both heads are as wide; focal loss leaves the class biases lower than those of the boxes.
-    order = sorted((0, 1), key=lambda i: (widths[i] == 4 * _ANCHORS, float(np.mean(biases[i]))))  # type: ignore[arg-type]
+    order = sorted((0, 1), key=lambda i: (widths[i] == 4 * _ANCHORS, _mean_bias(heads[i][0])))
     return [heads[i] for i in order], widths[order[0]] // _ANCHORS
+
+
+def _mean_bias(conv: gs.Node) -> float:
+    """Of a Conv, 0 where it has none: exporters drop a bias of zeros."""
+    bias = constant(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    return 0.0 if bias is None else float(bias.mean())
 
 
 def _height_and_width(tensor: gs.Tensor) -> Size:

@@ -1,0 +1,108 @@
+"""effdet's EfficientDet to ONNX, with the model's own anchors, thresholds and preprocessing in the metadata."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edge_retina.errors import SpecError
+from edge_retina.importer.effdet import HABITS, LAYOUT, pad_value_for
+from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.imported import Imported, heads_to_dict
+from edge_retina.importer.labels import COCO_91, names_for
+from edge_retina.spec import DetectorSpec
+
+__all__ = ["export_effdet", "spec_of"]
+
+_INPUT = "images"
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PIXEL = 255.0
+
+
+def export_effdet(
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    labels: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> DetectorSpec:
+    """Export the raw heads of an effdet model to ONNX with its DetectorSpec; returns the spec.
+
+    model: EfficientDet, DetBenchPredict or DetBenchTrain, any device. labels: names of class 1, 2, ...; without them
+    COCO's for 90 classes. mean, std: RGB 0..1, as given to effdet's loader; without them the config's, else ImageNet's.
+    options: for torch.onnx.export, such as dynamo=True. Raises SpecError for a model with soft-NMS, or one that the
+    spec cannot describe.
+    """
+    import torch
+    from effdet.bench import unwrap_bench
+
+    net = unwrap_bench(model)
+    spec = spec_of(net.config, labels=labels, mean=mean, std=std)
+    levels = range(spec.num_levels)
+    logits, deltas = (tuple(f"{kind}_{level}" for level in levels) for kind in ("class", "box"))
+    heads = heads_to_dict(Imported(spec, _INPUT, logits, deltas, LAYOUT))
+
+    class Heads(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, images: Any) -> Any:
+            class_out, box_out = self.net(images)
+            return (*class_out, *box_out)
+
+    was_training, device = net.training, next(net.parameters()).device
+    settings = {"input_names": [_INPUT], "output_names": [*logits, *deltas], "dynamo": False, **options}
+    try:
+        example = torch.zeros(1, 3, *spec.input_size, device=device)
+        torch.onnx.export(Heads().eval(), (example,), os.fspath(path), **settings)
+    finally:
+        net.train(was_training)
+    return attach_spec(path, spec, heads)
+
+
+def spec_of(
+    config: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> DetectorSpec:
+    """The spec of an effdet config; arguments as for export_effdet. Raises SpecError."""
+    from effdet.anchors import Anchors
+
+    if config.soft_nms:
+        raise SpecError("effdet: wanted hard NMS, found config.soft_nms; set it to False, results then differ slightly")
+    anchors = Anchors.from_config(config)
+    cell = anchors.get_anchors_per_location()
+    size, shapes = tuple(config.image_size), [tuple(s) for s in anchors.feat_sizes[config.min_level :]]
+    if any(size[0] % h or size[1] % w for h, w in shapes):
+        raise SpecError(
+            f"effdet: an input of {size[0]}x{size[1]} has levels whose stride is no whole number of pixels; choose a "
+            f"height and width that every level divides, as multiples of {2**config.max_level} do"
+        )
+    rows = anchors.boxes.double().tolist()  # ymin xmin ymax xmax, level by level, row by row
+    starts = [cell * sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
+    mean = tuple(mean or config.get("mean") or _IMAGENET_MEAN)
+    std = tuple(std or config.get("std") or _IMAGENET_STD)
+    values: Mapping[str, Any] = {
+        **HABITS,
+        "labels": tuple(labels) if labels is not None else _names(config.num_classes),
+        "input_size": size,
+        "mean": tuple(round(v * _PIXEL, 6) for v in mean),
+        "std": tuple(round(v * _PIXEL, 6) for v in std),
+        "pad_value": pad_value_for([v * _PIXEL for v in mean]),
+        "strides": tuple((size[0] // h, size[1] // w) for h, w in shapes),
+        "level_shapes": tuple(shapes),
+        "cell_anchors": tuple(tuple((x1, y1, x2, y2) for y1, x1, y2, x2 in rows[i : i + cell]) for i in starts),
+        "top_k": config.max_detection_points,
+        "max_detections": config.max_det_per_image,
+    }
+    return DetectorSpec(family="effdet", **values)
+
+
+def _names(classes: int) -> tuple[str, ...]:
+    return COCO_91[1:] if classes == len(COCO_91) - 1 else names_for(classes)
