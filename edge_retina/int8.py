@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from edge_retina.bundle import read_bundle
-from edge_retina.calibrate import gather
+from edge_retina.calibrate import gather, sample_size
 from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
 from edge_retina.calibrate.ranges import Binding, Ranges
 from edge_retina.disagreement import disagreement, references
@@ -48,7 +48,7 @@ __all__ = [
 OnStep = Callable[[int, int], None]
 
 # Pictures for what needs few: equalisation, the choice of float layers, rounding with high effort.
-_EQUALIZE, _CHOOSE, _ROUND = 32, 8, 64
+_EQUALIZE, _CHOOSE, _ROUND = 8, 8, 64
 # What of a spec stands between a frame and the network.
 _PREPROCESSING = ("input_size", "color_order", "mean", "std", "pad_value", "resize", "shortest_side", "placement")
 
@@ -122,7 +122,7 @@ def calibrate(
 
     factors = equalize(model, counted(_some(pictures, few))) if few else {}
     even = equalized(model, factors)
-    statistics = gather(even, observed(even), counted(checked()))
+    statistics = gather(even, observed(even), counted(checked()), sample=sample_size(pictures.count))
     # Through the file's precision, so that ranges read again give the same model.
     return Ranges.from_json(Ranges(bound, factors, statistics, tuple(looked.warnings())).to_json({}))
 

@@ -25,6 +25,8 @@ EFFORTS = ("normal", "high")
 # Weights of convolutions whose input can be negative. Their uint8 codes lie around 128, and on processors without VNNI
 # ONNX Runtime adds two products of a code and a weight in 16 bits: 255 * (64 + 64) still fits.
 _SIGNED_LEVELS = 63
+# Values of a tensor in a frame that say enough about the mean squares of its channels.
+_ENERGY_SAMPLE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def equalize(model: onnx.ModelProto, frames: Iterable[U8]) -> dict[str, F32]:
     """Equalisation factors from a few frames, for `equalized`; see rewrite.equalize."""
     graph = gs.import_onnx(model)
     between = {name for stream in equalizable(graph) for name in stream.tensors()}
-    return equalizing_factors(graph, gather(model, between, frames)) if between else {}
+    return equalizing_factors(graph, gather(model, between, frames, sample=_ENERGY_SAMPLE)) if between else {}
 
 
 def equalized(model: onnx.ModelProto, factors: Mapping[str, F32]) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 from convnets import Net, frame, run, session
+from readings import reading
 
 from edge_retina.calibrate import TensorStatistics, gather
 from edge_retina.calibrate.statistics import Accumulator
@@ -43,7 +44,7 @@ def statistics_of(model: onnx.ModelProto, *frames: Any) -> dict[str, TensorStati
     graph.cleanup().toposort()
     for x in frames or [X]:
         for name, values in run(graph, x).items():
-            found[name.removesuffix(".seen")].add(name, values)
+            found[name.removesuffix(".seen")].add(name, reading(values))
     return {name: accumulator.result() for name, accumulator in found.items()}
 
 

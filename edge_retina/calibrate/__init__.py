@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import onnx
 
-from edge_retina.calibrate.staged import run_stages, split
+from edge_retina.calibrate.probes import SAMPLE, open_probes, sample_size
 from edge_retina.calibrate.statistics import Accumulator, TensorStatistics
 from edge_retina.errors import InputError
 from edge_retina.types import U8
 
-__all__ = ["TensorStatistics", "gather"]
+__all__ = ["TensorStatistics", "gather", "sample_size"]
 
 
 def gather(
@@ -19,19 +19,21 @@ def gather(
     tensors: Collection[str],
     frames: Iterable[U8],
     *,
+    sample: int = SAMPLE,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Mapping[str, TensorStatistics]:
-    """Run frames, uint8 (H, W, 3) BGR, and gather the statistics of the named tensors, float32 (B, C, H, W).
+    """Run frames, uint8 (H, W, 3) BGR, and gather the statistics of the named tensors, float32 (B, C, ...).
 
-    One pass; memory depends neither on the number of frames nor on the sum of all tensors, and the result depends on
-    the frames and their order only. on_frame is called after each. Raises InputError without frames, ModelError for
-    NaN and for a tensor that the model lacks, RuntimeFailure.
+    sample: of each tensor in each frame so many values enter histogram and energy; sample_size says how many will do.
+    One pass; memory does not depend on the number of frames, and the result depends on the frames and their order
+    only. on_frame is called after each. Raises InputError without frames, ModelError for NaN and for a tensor that the
+    model lacks, RuntimeFailure.
     """
-    stages = split(model, tensors)
-    found = {name: Accumulator() for name in sorted(stages.wanted)}
-    seen = 0
+    found = {name: Accumulator() for name in sorted(tensors)}
+    probes, seen = open_probes(model, found, sample), 0
     for frame in frames:
-        run_stages(stages, frame, lambda name, values: found[name].add(name, values))
+        for name, reading in probes.read(frame, seen).items():
+            found[name].add(name, reading)
         seen += 1
         on_frame()
     if not seen:

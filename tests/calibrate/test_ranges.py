@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from readings import reading
 
 from edge_retina.calibrate.histogram import BINS, METHODS, Histogram, best_range
 from edge_retina.calibrate.ranges import Binding, Ranges
@@ -25,7 +26,7 @@ BOUND = Binding("m" * 64, "p" * 64, "c" * 64, 3)
 def statistics(seed: int = 0, channels: int = 3, gain: float = 1.0) -> TensorStatistics:
     values = np.random.default_rng(seed).standard_normal((1, channels, 4, 5)) * gain
     found = Accumulator()
-    found.add("t", values.astype(np.float32))
+    found.add("t", reading(values))
     return found.result()
 
 
@@ -84,7 +85,7 @@ def test_what_a_reader_finds_in_it():
 
 def test_a_tensor_of_zeros():
     zero = Accumulator()
-    zero.add("t", np.zeros((1, 2, 3, 3), np.float32))
+    zero.add("t", reading(np.zeros((1, 2, 3, 3))))
     found = Ranges.from_json(some(t=zero.result()).to_json({})).statistics["t"]
     assert found.maximum == 0
     assert found.histogram.counts.sum() == found.histogram.counts[0] == 18
