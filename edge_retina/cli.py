@@ -1,7 +1,7 @@
 """The `edge-retina` command: results on stdout, talk on stderr, each error one message and its exit code.
 
 Exit codes: 0 done, 1 other error, 2 usage, 3 input, 4 model, 5 bundle, 6 output, 7 runtime, 8 package missing,
-9 accuracy lost, 130 interrupted.
+9 accuracy lost, 10 detections differ, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edge_retina.commands.eval import eval_command
 from edge_retina.commands.options import read_spec
 from edge_retina.commands.report import report_command
 from edge_retina.commands.sensitivity import sensitivity_command
+from edge_retina.commands.verify import verify_command
 from edge_retina.console import Results
 from edge_retina.demo import demo_command
 from edge_retina.train.cli import train_command
@@ -59,6 +60,7 @@ def cli() -> None:
 
 cli.add_command(build_command)
 cli.add_command(train_command)
+cli.add_command(verify_command)
 cli.add_command(eval_command)
 cli.add_command(calib_command)
 cli.add_command(sensitivity_command)

@@ -12,7 +12,8 @@
     ├── OutputError            6   a result cannot be written (permission, disk full)
     ├── RuntimeFailure         7   the runtime refused the model or failed while running it
     ├── MissingPackage         8   an optional package is not installed
-    └── AccuracyLost           9   a build would cost more accuracy than is allowed
+    ├── AccuracyLost           9   a build would cost more accuracy than is allowed
+    └── Mismatch              10   verify: the detections are not the trainer's own
 
 A message says what was wanted, what was found and, where there is one, the next command to type.
 """
@@ -26,6 +27,7 @@ __all__ = [
     "BundleVersion",
     "EdgeRetinaError",
     "InputError",
+    "Mismatch",
     "MissingPackage",
     "ModelError",
     "NotADetector",
@@ -104,3 +106,9 @@ class AccuracyLost(EdgeRetinaError):
     """A build whose measured accuracy falls below its float model's by more than the caller allows."""
 
     exit_code = 9
+
+
+class Mismatch(EdgeRetinaError):
+    """A model whose detections differ from its trainer's own by more than the tolerances."""
+
+    exit_code = 10

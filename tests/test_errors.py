@@ -24,6 +24,7 @@ EXIT_CODES = {
     "RuntimeFailure": 7,
     "MissingPackage": 8,
     "AccuracyLost": 9,
+    "Mismatch": 10,
 }
 
 
@@ -40,7 +41,7 @@ def test_one_root_catches_all(kind: type[EdgeRetinaError]) -> None:
 
 
 def test_the_docstring_draws_the_tree() -> None:
-    drawn = dict(re.findall(r"^\W*([A-Z]\w+) +(\d)", errors.__doc__ or "", re.MULTILINE))
+    drawn = dict(re.findall(r"^\W*([A-Z]\w+) +(\d+)", errors.__doc__ or "", re.MULTILINE))
     assert {name: int(code) for name, code in drawn.items()} == EXIT_CODES
 
 

@@ -19,7 +19,7 @@ LAYERS: tuple[set[str], ...] = (
     {"console", "drafts", "project", "spec", "types"},
     {"geometry"},
     {"accuracy", "boxes", "bundle", "draw", "images", "pattern", "weights", "window"},
-    {"importer", "runtime", "video"},
+    {"importer", "matching", "runtime", "video"},
     {"check", "sinks", "sources"},
     {"calibrate", "detector", "disagreement"},
     {"rewrite", "stream"},
@@ -30,6 +30,7 @@ LAYERS: tuple[set[str], ...] = (
     {"precision"},
     {"build"},
     {"inspect", "train"},
+    {"verify"},
     {"commands", "demo"},
     {"cli"},
     {"__init__", "__main__"},
@@ -42,6 +43,7 @@ PACKAGES: dict[str, set[str]] = {
     "click": {"cli", "commands", "demo", "train"},
     "cv2": {
         "calibrate",
+        "commands",
         "draw",
         "images",
         "pattern",
@@ -50,9 +52,11 @@ PACKAGES: dict[str, set[str]] = {
         "sinks",
         "sources",
         "train",
+        "verify",
         "video",
         "window",
     },
+    "effdet": {"importer/exporters/effdet.py"},
     "faster_coco_eval": {"accuracy", "train"},
     "onnx": {
         "calibrate",
@@ -65,6 +69,7 @@ PACKAGES: dict[str, set[str]] = {
         "quantize",
         "rewrite",
         "train",
+        "verify",
     },
     "onnx_graphsurgeon": {
         "compile",
@@ -76,6 +81,7 @@ PACKAGES: dict[str, set[str]] = {
         "rounding",
         "sensitivity",
         "summary",
+        "verify",
     },
     "onnxruntime": {"calibrate", "importer", "runtime"},
     "onnxscript": {"train"},
@@ -83,7 +89,7 @@ PACKAGES: dict[str, set[str]] = {
     "rich": {"cli", "commands", "console", "demo", "train"},
     "supervision": {"types"},
     "tomli": {"project"},
-    "torch": {"train"},
+    "torch": {"train", "importer/exporters/effdet.py"},
 }
 # tomllib is of the standard library from Python 3.11 on.
 KNOWN = {"edge_retina", "numpy", "tomllib"}
@@ -115,6 +121,7 @@ BUILD_HALF = {
     "importer",
     "inspect",
     "int8",
+    "matching",
     "precision",
     "proof",
     "quantize",
@@ -124,6 +131,7 @@ BUILD_HALF = {
     "sensitivity",
     "summary",
     "train",
+    "verify",
 }
 MAX_LINES = 300
 

@@ -75,3 +75,12 @@ def test_rows_at_the_limit_may_differ():
     assert match(found, wanted, limit=2).ok
     # Two of three possible rows: nothing was cut off.
     assert not match(found, wanted, limit=3).ok
+
+
+def test_the_worst_pair_by_overlap():
+    flat = [5.0, 7.0, 5.0, 9.0]
+    assert match(rows((flat, 0.5, 0)), rows((flat, 0.5, 0))).worst_iou == 1.0  # a box without area overlaps nothing
+    # 10 x 10 against 10 x 9.95: 99.5 / 100.
+    found = rows((flat, 0.5, 0), (BOX, 0.9, 1), ([0.0, 0.0, 10.0, 9.95], 0.9, 2))
+    wanted = rows((flat, 0.5, 0), (BOX, 0.9, 1), ([0.0, 0.0, 10.0, 10.0], 0.9, 2))
+    assert match(found, wanted).worst_iou == pytest.approx(0.995)
