@@ -18,6 +18,8 @@ import onnx_graphsurgeon as gs
 import onnxruntime
 from onnx_graphsurgeon.logger import G_LOGGER
 
+from edge_retina.errors import SpecError
+
 __all__ = [
     "RowHead",
     "affine_before",
@@ -26,6 +28,7 @@ __all__ = [
     "nodes_of",
     "reaches",
     "row_heads",
+    "sized",
     "source",
     "static_copy",
     "static_shape",
@@ -47,17 +50,44 @@ def static_copy(graph: gs.Graph) -> gs.Graph:
     """A copy with constants folded and shapes inferred, round after round until nothing more comes out.
 
     Tensors that depend on the graph's input keep their names, so what is found in the copy can be named in
-    `graph`, which is left as it was.
+    `graph`, which is left as it was. Raises SpecError for a graph whose shapes contradict each other.
     """
     before, copy = -1, graph
     with _quiet():
-        for _ in range(_MAX_ROUNDS):
-            model = onnx.shape_inference.infer_shapes(gs.export_onnx(copy), strict_mode=False, data_prop=True)
-            copy = gs.import_onnx(model)
-            if len(copy.nodes) == before:
-                break
-            before = len(copy.nodes)
-            copy.fold_constants().cleanup()
+        try:
+            for _ in range(_MAX_ROUNDS):
+                model = onnx.shape_inference.infer_shapes(gs.export_onnx(copy), strict_mode=False, data_prop=True)
+                copy = gs.import_onnx(model)
+                if len(copy.nodes) == before:
+                    break
+                before = len(copy.nodes)
+                copy.fold_constants().cleanup()
+        except Exception as exc:  # onnx and graphsurgeon raise what they like
+            reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
+            raise SpecError(
+                f"wanted a graph whose constants fold and whose shapes are consistent, found: {reason}"
+            ) from exc
+    return copy
+
+
+def sized(graph: gs.Graph, size: tuple[int, int] | None) -> gs.Graph:
+    """A copy in which the open axes of the image input, [B, 3, H, W] or [3, H, W], are 1 and `size` (H, W).
+
+    Every other recorded shape is forgotten, for static_copy to infer anew. `graph` itself where nothing is open or
+    size is None and more than the batch is open. Axes that are known stay as they are.
+    """
+    images = [t for t in graph.inputs if t.shape is not None and len(t.shape) in (3, 4) and 3 in t.shape]
+    if len(images) != 1:
+        return graph
+    known = [value if isinstance(value, int) and value > 0 else None for value in images[0].shape]
+    wanted = [1, 3, *(size or (None, None))][-len(known) :]
+    shape = [value or other for value, other in zip(known, wanted, strict=True)]
+    if None not in known or None in shape:
+        return graph
+    copy = graph.copy()
+    for tensor in copy.tensors().values():
+        if isinstance(tensor, gs.Variable):
+            tensor.shape = shape if tensor.name == images[0].name else None
     return copy
 
 
@@ -141,11 +171,13 @@ def nodes_of(graph: gs.Graph) -> Iterator[gs.Node]:
 
 
 def stem(tensor: gs.Tensor) -> gs.Node | None:
-    """The Conv over three input channels that a tensor depends on; its first input is the network input."""
+    """The first Conv, over three input channels, that a tensor depends on; its first input is the network input."""
     for node in ancestors(tensor):
         if node.op == "Conv":
             weight = constant(node.inputs[1])
-            if weight is not None and weight.shape[1] == 3 and node.attrs.get("group", 1) == 1:
+            three = weight is not None and weight.shape[1] == 3 and node.attrs.get("group", 1) == 1
+            # A pyramid can be three channels wide, too.
+            if three and all(before.op != "Conv" for before in ancestors(node.inputs[0])):
                 return node
     return None
 
@@ -240,9 +272,8 @@ def _conv_and_channels(rows: gs.Tensor) -> tuple[gs.Node, int] | None:
 def _row_width(reshape: gs.Node) -> int | None:
     """The last number of a Reshape's wanted shape, which is known even when the batch is not."""
     wanted = reshape.inputs[1]
-    maker = source(wanted)
-    if maker is not None and maker.op == "Concat":
-        wanted = maker.inputs[-1]
+    while (maker := source(wanted)) is not None and maker.op in ("Concat", "Unsqueeze"):
+        wanted = maker.inputs[-1 if maker.op == "Concat" else 0]
     shape = constant(wanted)
     return int(shape.reshape(-1)[-1]) if shape is not None and int(shape.reshape(-1)[-1]) > 0 else None
 

@@ -61,12 +61,14 @@ def resize_rule(graph: gs.Graph, trunk: gs.Tensor, size: tuple[int, int]) -> Fie
     if len(limits) == len(_SIDES):
         return rule | {"shortest_side": tuple(round(limits[side]) for side in _SIDES)}
     image, resized = static_shape(resize.inputs[0]), static_shape(resize.outputs[0])
-    if image is None or resized is None:
+    if resized is None:
         return {}
-    (h, w), (new_h, new_w) = image[-2:], resized[-2:]
-    # A simplified graph holds only the sizes. One scale for both sides is the rule above; else it is fixed_size.
-    if abs(new_h * w - new_w * h) < max(h, w):
-        return rule | {"shortest_side": (min(new_h, new_w), max(new_h, new_w))}
+    new_h, new_w = resized[-2:]
+    if image is not None:
+        h, w = image[-2:]
+        # A simplified graph holds only the sizes. One scale for both sides is the rule above; else it is fixed_size.
+        if abs(new_h * w - new_w * h) < max(h, w):
+            return rule | {"shortest_side": (min(new_h, new_w), max(new_h, new_w))}
     if (new_h, new_w) == size:
         return rule | {"resize": "stretch", "shortest_side": None}
     raise SpecError(
@@ -123,7 +125,9 @@ def _after_sigmoid(greater: gs.Node) -> bool:
 
 
 def _least_of(top_k: gs.Node) -> npt.NDArray[Any] | None:
-    """The k of min(k, candidates), from the Concat that the minimum is taken over."""
+    """The k of min(k, candidates), from the Concat that the minimum is taken over; Python's min() leaves k alone."""
+    if (alone := constant(top_k.inputs[1])) is not None:
+        return alone
     joined = next((node for node in ancestors(top_k.inputs[1]) if node.op == "Concat"), None)
     known = [value for tensor in (joined.inputs if joined else []) if (value := constant(tensor)) is not None]
     return known[0] if len(known) == 1 else None
