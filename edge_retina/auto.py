@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edge_retina.int8 import Int8
 from edge_retina.proof import Measured
@@ -28,8 +29,8 @@ def give_back(
         skip = tuple(dict.fromkeys((*int8.choice.skip, *more)))
         model = int8.quantizer.quantized(skip)
         data = model.SerializeToString(deterministic=True)
-        choice = Choice(skip, int8.choice.before, 0.0, tuple(costs))
-        return Int8(model, int8.quantizer, choice, int8.macs), data, measure(data)
+        choice = Choice(skip, int8.choice.before, 0.0, tuple(costs), int8.choice.sqnr)
+        return replace(int8, model=model, choice=choice), data, measure(data)
 
     too_few, count, best = 0, 1, None
     while best is None:

@@ -17,7 +17,7 @@ from edge_retina.bundle import read_bundle
 from edge_retina.calibrate import gather, sample_size
 from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
 from edge_retina.calibrate.ranges import Binding, Ranges
-from edge_retina.disagreement import disagreement, references
+from edge_retina.disagreement import Reference, disagreement, references
 from edge_retina.errors import BundleError, InputError, UsageError
 from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observed
 from edge_retina.rewrite.equalize import equalizable
@@ -58,12 +58,15 @@ class Int8:
     """A quantized model and what is known of it.
 
     quantizer, choice: how it came about. macs: of every convolution, by its output. share: of them in INT8, 0..1.
+    frames, wanted: a few pictures, uint8 (H, W, 3), and what the float model says of them.
     """
 
     model: onnx.ModelProto
     quantizer: Quantizer
     choice: Choice
     macs: dict[str, int]
+    frames: Sequence[U8]
+    wanted: Sequence[Reference]
 
     @property
     def share(self) -> float:
@@ -218,21 +221,21 @@ def quantize(
         quantizer = Quantizer(even, ranges.statistics, recipe, round_weights(quantizer, rounded()))
     forced = _matching(float_layers, quantizer.everything.convs)
     frames = trial_frames(pictures)
-    choice = choose_float(quantizer, spec, frames, macs, skip=forced, least_share=least_share)
-    return Int8(quantizer.quantized(choice.skip), quantizer, choice, macs)
+    wanted = references(even, spec, frames)
+    choice = choose_float(quantizer, spec, frames, macs, skip=forced, least_share=least_share, wanted=wanted)
+    return Int8(quantizer.quantized(choice.skip), quantizer, choice, macs, frames, wanted)
 
 
-def disagreements(int8: Int8, spec: DetectorSpec, frames: Sequence[U8]) -> dict[str, float]:
+def disagreements(int8: Int8, spec: DetectorSpec) -> dict[str, float]:
     """Disagreement with the float model, 0.0 the same, as "onnxruntime" and as "tensorrt" compute the INT8 model.
 
     They differ where activations exceed their range: uint8 without negative numbers has codes to spare, int8 clips.
     """
-    wanted = references(int8.quantizer.model, spec, frames)
     graph = gs.import_onnx(int8.model)
     restore_convs(graph)
     to_signed(graph)
     forms = {"onnxruntime": int8.model, "tensorrt": gs.export_onnx(graph)}
-    return {name: round(disagreement(form, spec, frames, wanted), 6) for name, form in forms.items()}
+    return {name: round(disagreement(form, spec, int8.frames, int8.wanted), 6) for name, form in forms.items()}
 
 
 def trial_frames(pictures: CalibrationSet, most: int = _CHOOSE) -> list[U8]:

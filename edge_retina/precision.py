@@ -31,7 +31,6 @@ from edge_retina.int8 import (
     quantize,
     some_frames,
     some_layers,
-    trial_frames,
 )
 from edge_retina.proof import Judge, Measured, Trial, cautions, open_judge
 from edge_retina.quantize import Recipe
@@ -204,10 +203,9 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
     after = _measure(judge, trial, data, "int8", batch_max, asked)
     if too_much(before, after, asked.max_ap_drop, asked.on_note):
         asked.on_stage("rank layers")
-        frames = trial_frames(pictures, _RANKING_FRAMES)
-        costs = rank(
-            int8.quantizer, source.spec, frames, [u for u in int8.quantizer.units() if u[0] not in int8.choice.skip]
-        )
+        inside = [unit for unit in int8.quantizer.units() if unit[0] not in int8.choice.skip]
+        few = slice(_RANKING_FRAMES)
+        costs = rank(int8.quantizer, source.spec, int8.frames[few], inside, wanted=int8.wanted[few])
         if not asked.auto:
             worst = ", ".join(f"{layer_label(c.unit[0])} ({c.disagreement:.3f})" for c in costs[:5])
             raise AccuracyLost(
@@ -233,7 +231,7 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         asked.on_note(
             f"left in float: {some_layers(int8.choice.skip)}; {int8.share:.1%} of the convolutions' work is INT8"
         )
-    differ = disagreements(int8, source.spec, trial_frames(pictures))
+    differ = disagreements(int8, source.spec)
     if differ["onnxruntime"] > _MUCH:
         asked.on_note(
             f"INT8 changes the heads by {differ['onnxruntime']:.2f}, where 0.04 is little: prove it with "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from edge_retina.disagreement import disagreement, references
+from edge_retina.disagreement import Reference, disagreement, references
 from edge_retina.quantize import Quantizer
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.runtime.ort import open_session
@@ -19,13 +20,15 @@ __all__ = ["HARMLESS", "Choice", "Cost", "choose_float", "local_sqnr", "rank", "
 
 # Below this disagreement there is nothing to win: at 0.04 the digits model's AP had lost 0.002, at 0.13 0.008.
 HARMLESS = 0.02
+# Below this one there is so little to win that layers are not tried one by one.
+_LITTLE = 0.06
 # How many layers are tried: those closest to the pixels, and those with the most noise of their own.
 _FIRST, _NOISIEST = 2, 8
 # Decibels that rounded weights alone do not fall below: what a layer reads has channels that its one scale drowns.
 _DROWNED = 20.0
 # A choice has to win back so much of the disagreement; of that, this share is enough to stop at fewer layers.
 _WORTH, _ENOUGH = 0.05, 0.9
-_SQNR_FRAMES, _RANKING_FRAMES = 4, 4
+_SQNR_FRAMES, _RANKING_FRAMES = 2, 4
 # Of all work: what a cheap unit has at most.
 _CHEAP = 0.005
 
@@ -48,13 +51,14 @@ class Choice:
     """Which convolutions to leave in float.
 
     skip: by their outputs. before, after: disagreement with everything in INT8, and with `skip` in float.
-    costs: what was tried, the worst first.
+    costs: what was tried alone, the worst first. sqnr: what local_sqnr gave, empty where it was not asked.
     """
 
     skip: tuple[str, ...]
     before: float
     after: float
     costs: tuple[Cost, ...]
+    sqnr: Mapping[str, float] = field(default_factory=dict)
 
 
 def share(macs: Mapping[str, int], skip: Iterable[str]) -> float:
@@ -70,15 +74,16 @@ def rank(
     units: Sequence[tuple[str, ...]] | None = None,
     *,
     sqnr: Mapping[str, float] | None = None,
+    wanted: Sequence[Reference] | None = None,
     on_unit: Callable[[], None] = lambda: None,
 ) -> list[Cost]:
     """What quantizing each unit alone costs, the worst first. units: all unless given. on_unit is called after each.
 
-    sqnr: what local_sqnr gave, where it is known already.
+    sqnr, wanted: what local_sqnr and, of these frames, references gave, where it is known already.
     """
     everything = quantizer.units()
     sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES]) if sqnr is None else sqnr
-    wanted = references(quantizer.model, spec, frames)
+    wanted = references(quantizer.model, spec, frames) if wanted is None else wanted
     costs = []
     for unit in everything if units is None else units:
         others = [name for other in everything for name in other if other != unit]
@@ -126,35 +131,68 @@ def choose_float(
     *,
     skip: tuple[str, ...] = (),
     least_share: float = 0.95,
+    wanted: Sequence[Reference] | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> Choice:
     """Find the few layers that INT8 does not suit, if there are any; those in `skip` are in float anyway.
 
-    Nothing is tried where INT8 as a whole is harmless, or where all has to stay in INT8. Else some units are quantized
-    alone and put in order of what they cost for their work, and the shortest run of the first ones that wins back most
-    is taken, never so many that less than `least_share` of the work stays in INT8. Several at once, since two bad
-    layers hide each other: without one the other still spoils the result.
+    Nothing is tried where INT8 as a whole is harmless, or where all has to stay in INT8. Else units are put in order
+    of what they cost for their work, and the shortest run of the first ones that wins back most is taken, never so
+    many that less than `least_share` of the work stays in INT8. Several at once, since two bad layers hide each other:
+    without one the other still spoils the result. Where INT8 costs little, what a unit costs is taken to be its own
+    noise, and a few runs are tried; else some units are quantized alone, and all runs are tried.
+    wanted: what references gave of the frames, where it is known already.
     """
-    wanted = references(quantizer.model, spec, frames)
-    before = disagreement(quantizer.quantized(skip), spec, frames, wanted)
+    wanted = references(quantizer.model, spec, frames) if wanted is None else wanted
+    known = {skip: disagreement(quantizer.quantized(skip), spec, frames, wanted)}
+    before = known[skip]
     if before <= HARMLESS or least_share >= 1:
         return Choice(skip, before, before, ())
-    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES])
-    tried = candidates(quantizer, frames, macs, sqnr)
-    costs = rank(quantizer, spec, frames[:_RANKING_FRAMES], tried, sqnr=sqnr, on_unit=on_step)
-    runs: list[tuple[tuple[str, ...], float]] = [(skip, before)]
-    # Noise adds up in squares.
-    for cost in sorted(costs, key=lambda cost: -(cost.disagreement**2) / max(1 - share(macs, cost.unit), 1e-9)):
-        more = tuple(dict.fromkeys((*runs[-1][0], *cost.unit)))
-        if share(macs, more) >= least_share:
-            runs.append((more, disagreement(quantizer.quantized(more), spec, frames, wanted)))
+
+    def after(run: tuple[str, ...]) -> float:
+        if run not in known:
+            known[run] = disagreement(quantizer.quantized(run), spec, frames, wanted)
             on_step()
-    least = min(value for _, value in runs)
+        return known[run]
+
+    sqnr = local_sqnr(quantizer, frames[:_SQNR_FRAMES])
+    costs: list[Cost] = []
+    if before > _LITTLE:
+        tried = candidates(quantizer, frames, macs, sqnr)
+        costs = rank(
+            quantizer,
+            spec,
+            frames[:_RANKING_FRAMES],
+            tried,
+            sqnr=sqnr,
+            wanted=wanted[:_RANKING_FRAMES],
+            on_unit=on_step,
+        )
+        noise = {cost.unit: cost.disagreement**2 for cost in costs}  # noise adds up in squares
+    else:
+        noise = {unit: max(10 ** (-sqnr[name] / 10) for name in unit) for unit in quantizer.units()}
+    runs = _runs(noise, macs, skip, least_share)
+    least = min(after(run) for run in (runs if costs else runs[-1:]))
     if before - least < _WORTH * before:
-        return Choice(skip, before, before, tuple(costs))
+        return Choice(skip, before, before, tuple(costs), sqnr)
     limit = before - _ENOUGH * (before - least)
-    chosen, after = next(run for run in runs if run[1] <= limit)
-    return Choice(chosen, before, after, tuple(costs))
+    if costs:
+        chosen = next(run for run in runs if after(run) <= limit)
+    else:
+        chosen = runs[bisect.bisect_left(range(len(runs)), x=True, key=lambda i: after(runs[i]) <= limit)]
+    return Choice(chosen, before, after(chosen), tuple(costs), sqnr)
+
+
+def _runs(
+    noise: Mapping[tuple[str, ...], float], macs: Mapping[str, int], skip: tuple[str, ...], least_share: float
+) -> list[tuple[str, ...]]:
+    """`skip`, and longer and longer runs of the units with the most noise for their work; those that fit the share."""
+    runs = [skip]
+    for unit in sorted(noise, key=lambda unit: -noise[unit] / max(1 - share(macs, unit), 1e-9)):
+        more = tuple(dict.fromkeys((*runs[-1], *unit)))
+        if share(macs, more) >= least_share:
+            runs.append(more)
+    return runs
 
 
 def local_sqnr(quantizer: Quantizer, frames: Iterable[U8]) -> dict[str, float]:

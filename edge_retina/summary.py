@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.calibrate.pictures import CalibrationSet
 from edge_retina.calibrate.ranges import Ranges
-from edge_retina.int8 import Int8, layer_label, trial_frames
+from edge_retina.int8 import Int8, layer_label
 from edge_retina.proof import Judge, Measured
 from edge_retina.report import Layer, Pair, Report, render
 from edge_retina.runtime.ort import open_session
@@ -21,7 +21,7 @@ from edge_retina.types import U8
 __all__ = ["frame_times", "int8_layers", "report_page"]
 
 _ROUNDS = 5
-_SQNR_FRAMES = 4
+_SQNR_FRAMES = 2
 
 
 def report_page(
@@ -60,7 +60,7 @@ def report_page(
     if kept:
         facts += [("FP16", ""), ("tensors kept in FP32", ", ".join(map(layer_label, kept)))]
     facts += [("Made with", ""), *tools.items()]
-    layers = [] if int8 is None or pictures is None else int8_layers(int8, trial_frames(pictures, _SQNR_FRAMES))
+    layers = [] if int8 is None else int8_layers(int8)
     known = [(key.upper(), found.accuracy) for key, found in measured.items() if found.accuracy is not None]
     if not judge.labelled and precision == "fp32":  # that FP32 agrees with itself tells nothing
         known = []
@@ -93,11 +93,11 @@ def frame_times(models: Mapping[str, bytes], frame: U8) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def int8_layers(int8: Int8, frames: Sequence[U8]) -> list[Layer]:
+def int8_layers(int8: Int8) -> list[Layer]:
     """Every convolution, in graph order: precision, range, noise and what it costs alone where that was measured."""
     quantizer = int8.quantizer
     placement, inside = quantizer.everything, int8.quantized()
-    sqnr = local_sqnr(quantizer, frames)
+    sqnr = int8.choice.sqnr or local_sqnr(quantizer, int8.frames[:_SQNR_FRAMES])
     costs = {name: cost.disagreement for cost in int8.choice.costs for name in cost.unit}
     reads = {
         node.outputs[0].name: node.inputs[0].name for node in gs.import_onnx(quantizer.model).nodes if node.op == "Conv"

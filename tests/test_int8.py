@@ -201,7 +201,7 @@ def test_what_it_knows_of_itself(tiny, ranges, pictures):
     assert int8.share == 1.0
     assert int8.quantized() == set(int8.macs) == set(int8.quantizer.everything.convs)
     assert int8.choice.skip == ()
-    found = disagreements(int8, tiny[1], trial_frames(pictures))
+    found = disagreements(int8, tiny[1])
     assert found["onnxruntime"] == pytest.approx(int8.choice.after, abs=1e-6)
     assert found["tensorrt"] == pytest.approx(found["onnxruntime"], abs=0.02)
 

@@ -251,6 +251,40 @@ def test_what_is_in_float_anyway(hard):
     assert set(more.skip) == {"model/narrow", "model/wide"}
 
 
+def test_where_int8_costs_little_a_layers_own_noise_says_enough(tiny, monkeypatch):
+    """No unit is quantized alone; the noisiest for their work come first, and of the runs that do the shortest."""
+    monkeypatch.setattr(sensitivity, "rank", pytest.fail)
+    monkeypatch.setattr(sensitivity, "HARMLESS", 0.0)
+    monkeypatch.setattr(sensitivity, "_LITTLE", 9.0)
+    steps = []
+    choice = tiny.choose(least_share=0.3, on_step=lambda: steps.append(1))
+    assert choice.costs == ()
+    assert choice.sqnr == local_sqnr(tiny.quantizer, tiny.frames[:2])
+    noise = {
+        u: max(10 ** (-choice.sqnr[n] / 10) for n in u) / (1 - share(tiny.macs, u)) for u in tiny.quantizer.units()
+    }
+    runs = [()]
+    for unit in sorted(noise, key=lambda unit: -noise[unit]):
+        if share(tiny.macs, (*runs[-1], *unit)) >= 0.3:
+            runs.append((*runs[-1], *unit))
+    assert choice.skip in runs[1:]
+    assert share(tiny.macs, choice.skip) >= 0.3
+    least = tiny.disagreement(runs[-1])
+    limit = choice.before - 0.9 * (choice.before - least)
+    assert choice.after == tiny.disagreement(choice.skip) <= limit
+    assert tiny.disagreement(runs[runs.index(choice.skip) - 1]) > limit
+    assert len(steps) <= 1 + len(runs).bit_length()
+
+
+def test_where_int8_costs_little_and_nothing_wins_all_stays(tiny, monkeypatch):
+    monkeypatch.setattr(sensitivity, "HARMLESS", 0.0)
+    monkeypatch.setattr(sensitivity, "_LITTLE", 9.0)
+    monkeypatch.setattr(sensitivity, "_WORTH", 1.1)
+    choice = tiny.choose(least_share=0.3)
+    assert choice.skip == ()
+    assert choice.before == choice.after == tiny.disagreement()
+
+
 # Digits
 
 
