@@ -1,0 +1,188 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import onnxruntime
+import pytest
+from matching import match
+
+from edge_retina import Detector, build, importer
+from edge_retina.boxes import sigmoid
+from edge_retina.errors import SpecError
+from edge_retina.importer import load_onnx, odtk
+from edge_retina.rewrite.heads import cut_heads
+from edge_retina.spec import METADATA_KEY
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+PHOTOS = ("astronaut", "chelsea", "coffee")
+SIZE = (128, 256)
+# Every so many head values are in the golden files; see fixtures/make_odtk.py.
+HEAD_STEP = 61
+CLASSES = {"odtk_resnet18_ts": 10, "odtk_mobilenet_dynamo": 5}
+
+WANTED = {
+    "family": "odtk",
+    "input_size": SIZE,
+    "color_order": "rgb",
+    "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375),
+    "pad_value": (123.675, 116.28, 103.53),
+    "resize": "shortest_side",
+    "shortest_side": (800, 1333),
+    "rounding": "floor",
+    "placement": "top_left",
+    "strides": ((8, 8), (16, 16), (32, 32), (64, 64), (128, 128)),
+    "level_shapes": ((16, 32), (8, 16), (4, 8), (2, 4), (1, 2)),
+    "delta_weights": (1.0, 1.0, 1.0, 1.0),
+    "max_log_scale": 80.0,
+    "inclusive_pixels": True,
+    "clip": "input",
+    "score_threshold": 0.05,
+    "top_k": 1000,
+    "nms_iou": 0.5,
+    "class_aware_nms": True,
+    "max_detections": 100,
+}
+
+
+def load(name):
+    return load_onnx(FIXTURES / f"{name}.onnx").graph
+
+
+def photograph(name):
+    """The middle of a photograph, BGR, as large as the network input: no resizing, so that pixels are the same."""
+    photo = cv2.imread(str(FIXTURES / "photos" / f"{name}.png"))
+    y, x = ((photo.shape[axis] - SIZE[axis]) // 2 for axis in range(2))
+    return np.ascontiguousarray(photo[y : y + SIZE[0], x : x + SIZE[1]])
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def imported(request):
+    found = odtk.recognise(load(request.param), {})
+    assert found is not None
+    return request.param, found
+
+
+def test_nothing_there():
+    assert odtk.recognise(gs.Graph(), {}) is None
+
+
+@pytest.mark.parametrize("name", ["tv_v1_raw_ts", "tv_v2_whole_ts", "detectron2_raw_dynamo", "detectron2_whole_ts"])
+def test_other_families_are_left_alone(name):
+    assert odtk.recognise(load(name), {}) is None
+
+
+def test_our_own_metadata_goes_first():
+    assert odtk.recognise(load("odtk_resnet18_ts"), {METADATA_KEY: "{}"}) is None
+
+
+def test_spec_is_the_known_one(imported):
+    name, found = imported
+    wanted = {**WANTED, "labels": tuple(f"class_{i}" for i in range(CLASSES[name]))}
+    assert {field: getattr(found.spec, field) for field in wanted} == wanted
+
+
+def test_anchors(imported):
+    """By hand: scale outer, ratio 1, 2, 1/2 inner, about the middle of the cell; width = side / sqrt(ratio)."""
+    _, found = imported
+    upright, lying = (-7.313708, -18.627417, 15.313708, 26.627417), (-18.627417, -7.313708, 26.627417, 15.313708)
+    np.testing.assert_allclose(found.spec.cell_anchors[0][:3], [(-12, -12, 20, 20), upright, lying], atol=1e-5)
+    # 128 * 4 * 2 ** (2/3) = 812.7493, ratio 1/2, about 64.
+    np.testing.assert_allclose(found.spec.cell_anchors[4][8], (-510.7006, -223.3503, 638.7006, 351.3503), atol=1e-3)
+    assert [len(cell) for cell in found.spec.cell_anchors] == [9] * 5
+
+
+def test_every_field_has_its_origin(imported):
+    _, found = imported
+    from_graph = {"family", "input_size", "level_shapes"}
+    fields = {*WANTED, "labels", "cell_anchors"}
+    assert found.spec.origins == {field: "graph" if field in from_graph else "family" for field in fields}
+
+
+def test_logits_are_taken_before_the_sigmoid(imported):
+    name, found = imported
+    graph = load(name)
+    before = gs.export_onnx(graph).SerializeToString(deterministic=True)
+    tensors = graph.tensors()
+    for level in range(5):
+        (reader,) = tensors[found.logits[level]].outputs
+        assert (reader.op, reader.outputs[0].name) == ("Sigmoid", f"score_{level + 1}")
+    assert found.deltas == tuple(f"box_{level}" for level in range(1, 6))
+    odtk.recognise(graph, {})
+    assert gs.export_onnx(graph).SerializeToString(deterministic=True) == before
+
+
+def test_heads_are_odtks(imported):
+    name, found = imported
+    graph = load(name)
+    cut_heads(graph, found)
+    session = onnxruntime.InferenceSession(gs.export_onnx(graph).SerializeToString())
+    with np.load(FIXTURES / f"{name}.npz") as golden:
+        for photo in PHOTOS:
+            rgb = photograph(photo)[..., ::-1].astype(np.float32)
+            pixels = (rgb - np.float32(found.spec.mean)) / np.float32(found.spec.std)
+            outputs = session.run(None, {"images": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])})
+            scores = np.concatenate([sigmoid(head).ravel() for head in outputs[:5]])
+            deltas = np.concatenate([head.ravel() for head in outputs[5:]])
+            np.testing.assert_allclose(scores[::HEAD_STEP], golden[f"{photo}.score"], atol=1e-4)
+            np.testing.assert_allclose(deltas[::HEAD_STEP], golden[f"{photo}.box"], atol=5e-4)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_detections_are_odtks(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(importer.FAMILIES, "odtk", odtk.recognise)
+    with (
+        np.load(FIXTURES / f"{name}.npz") as golden,
+        Detector.load(build(FIXTURES / f"{name}.onnx", tmp_path / "m.edge").path) as detector,
+    ):
+        spec = detector.spec
+        for photo in PHOTOS:
+            found = detector(photograph(photo))
+            wanted = tuple(golden[f"{photo}.{key}"] for key in ("boxes", "scores", "labels"))
+            ours = (found.xyxy, found.scores, found.labels)
+            report = match(ours, wanted, threshold=spec.score_threshold, limit=spec.max_detections)
+            assert report.ok, f"{photo}: {report}"
+            assert report.matched >= 0.95 * len(wanted[1])
+
+
+def test_scores_without_a_sigmoid_are_another_familys():
+    graph = load("odtk_resnet18_ts")
+    for node in graph.nodes:
+        if node.op == "Sigmoid":
+            node.op = "Relu"
+    assert odtk.recognise(graph, {}) is None
+
+
+def resized(graph, height, width):
+    """The graph of an export at another size: its inputs' and outputs' shapes."""
+    graph.inputs[0].shape = ["batch", 3, height, width]
+    for tensor in graph.outputs:
+        stride = 8 << (int(tensor.name[-1]) - 1)
+        tensor.shape = ["batch", tensor.shape[1], -(-height // stride), -(-width // stride)]
+    return graph
+
+
+def test_a_size_that_odtk_would_pad_is_refused():
+    with pytest.raises(SpecError, match=r"found 160x224.*--size 256 256"):
+        odtk.recognise(resized(load("odtk_resnet18_ts"), 160, 224), {})
+
+
+def test_dynamic_size_is_refused():
+    graph = load("odtk_resnet18_ts")
+    for tensor in (*graph.inputs, *graph.outputs):
+        tensor.shape = ["batch", tensor.shape[1], "height", "width"]
+    with pytest.raises(SpecError, match="--size H W"):
+        odtk.recognise(graph, {})
+
+
+@pytest.mark.parametrize(("boxes", "message"), [(27 * 6, "rotated"), (15 * 4, "9 anchors per cell.*export_odtk")])
+def test_other_anchors_are_refused(boxes, message):
+    graph = gs.import_onnx(onnx.load(FIXTURES / "odtk_resnet18_ts.onnx"))
+    for node in graph.nodes:
+        if node.outputs[0].name.startswith("box_"):
+            for tensor in node.inputs[1:]:
+                tensor.values = np.resize(tensor.values, (boxes, *tensor.values.shape[1:]))
+    with pytest.raises(SpecError, match=message):
+        odtk.recognise(graph, {})
