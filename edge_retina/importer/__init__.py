@@ -5,19 +5,16 @@ A new family is one file with `recognise(graph, metadata) -> Imported | None` an
 
 from __future__ import annotations
 
-import hashlib
-import stat
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_graphsurgeon as gs
 
-from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
+from edge_retina.errors import NotADetector, SpecError, UsageError
 from edge_retina.importer import own, torchvision
 from edge_retina.importer.imported import HeadLayout, Imported, heads_from_dict, heads_to_dict
+from edge_retina.importer.source import Source, load_onnx
 from edge_retina.spec import METADATA_KEY, REQUIRED, DetectorSpec
 
 __all__ = [
@@ -33,73 +30,6 @@ __all__ = [
 
 Recognise = Callable[[gs.Graph, Mapping[str, str]], Imported | None]
 FAMILIES: dict[str, Recognise] = {"edge_retina": own.recognise, "torchvision": torchvision.recognise}
-
-# Reduce* and Squeeze took their modern form at 13; what is older is converted to this.
-_OLDEST_OPSET, _CONVERT_TO = 13, 17
-_MAX_BYTES = 2**31 - 1
-
-
-class Source:
-    """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included)."""
-
-    def __init__(self, model: onnx.ModelProto, digest: str) -> None:
-        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
-        self.opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-        self.digest = digest
-        self.graph: gs.Graph = gs.import_onnx(model)
-
-
-def load_onnx(path: Path) -> Source:
-    """Read and check an ONNX file.
-
-    Raises ModelError: missing, not ONNX, truncated, over 2 GiB, external data missing, an opset that cannot be
-    converted.
-    """
-    data = _read(path)
-    if data[:4] == b"PK\x03\x04":
-        raise ModelError(f"{path}: wanted an ONNX file, found a zip; a bundle is run with: edge-retina run {path}")
-    try:
-        model = onnx.load_from_string(data)
-    except Exception as exc:  # protobuf's DecodeError, whose home depends on the installed protobuf
-        raise ModelError(f"{path}: wanted an ONNX file, found something that does not parse ({_first(exc)})") from exc
-    if not model.graph.node:
-        raise ModelError(f"{path}: wanted an ONNX model, found a graph without nodes (an empty or truncated file?)")
-    outside = [t for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except Exception as exc:  # OSError or onnx's own ValidationError
-        raise ModelError(f"{path}: its weights are in a second file that cannot be read: {_first(exc)}") from exc
-    digest = hashlib.sha256(data)
-    for tensor in outside:
-        digest.update(tensor.raw_data)
-    try:
-        onnx.checker.check_model(model)
-        opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-        if opset < _OLDEST_OPSET:
-            metadata = list(model.metadata_props)
-            model = onnx.version_converter.convert_version(model, _CONVERT_TO)
-            del model.metadata_props[:]
-            model.metadata_props.extend(metadata)
-        return Source(model, digest.hexdigest())
-    except Exception as exc:  # checker, converter and graphsurgeon raise what they like
-        raise ModelError(f"{path}: not a valid ONNX model: {_first(exc)}") from exc
-
-
-def _read(path: Path) -> bytes:
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for a writer
-            raise ModelError(f"{path}: wanted an ONNX file, found a folder or a device")
-        if facts.st_size > _MAX_BYTES:
-            raise ModelError(f"{path}: larger than 2 GiB; store its weights as external data beside it")
-        return path.read_bytes()
-    except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
-        raise ModelError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
-
-
-def _first(exc: BaseException) -> str:
-    """First line of a foreign message, at a bearable length."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
 
 
 def import_model(source: Source, *, family: str | None = None, overrides: Mapping[str, Any] | None = None) -> Imported:

@@ -1,0 +1,178 @@
+"""Reading an ONNX file: what a stranger's file may do to us is stopped here."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from edge_retina.errors import ModelError
+
+__all__ = ["Source", "load_onnx"]
+
+# Reduce* and Squeeze took their modern form at 13; what is older is converted to this.
+_OLDEST_OPSET, _CONVERT_TO = 13, 17
+_MAX_BYTES = 2**31 - 1
+_LFS_POINTER = b"version https://git-lfs"
+_MAX_DIGITS = 18
+_PACKED = {"INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4}
+_PACKED_BITS = {getattr(onnx.TensorProto, name): n for name, n in _PACKED.items() if hasattr(onnx.TensorProto, name)}
+_AGAIN = "copy or export it again"
+
+
+class Source:
+    """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included).
+
+    Nodes that no output depends on are not in the graph.
+    """
+
+    def __init__(self, model: onnx.ModelProto, digest: str) -> None:
+        self.metadata = {entry.key: entry.value for entry in model.metadata_props}
+        self.opset = _opset(model)
+        self.digest = digest
+        with G_LOGGER.suppress(G_LOGGER.ERROR):  # which would write to stdout
+            self.graph: gs.Graph = gs.import_onnx(model)
+            self.graph.cleanup(remove_unused_graph_inputs=False)
+
+
+def load_onnx(path: Path) -> Source:
+    """Read and check an ONNX file.
+
+    Raises ModelError: missing, not ONNX, truncated, over 2 GiB, external data missing or outside the file's folder, a
+    weight whose bytes do not fit its shape, an opset that cannot be converted.
+    """
+    data = _read(path)
+    if data[:4] == b"PK\x03\x04":
+        raise ModelError(
+            f"{path}: wanted an ONNX file, found a zip; a bundle is run with: edge-retina run {path}; a PyTorch "
+            "checkpoint has to be exported to ONNX first"
+        )
+    if data.startswith(_LFS_POINTER):
+        raise ModelError(f"{path}: wanted an ONNX file, found a Git LFS pointer to it; run: git lfs pull")
+    try:
+        model = onnx.load_from_string(data)
+    except Exception as exc:  # protobuf's DecodeError, whose home depends on the installed protobuf
+        raise ModelError(
+            f"{path}: wanted an ONNX file, found something that does not parse ({_first(exc)}); if it was one, it is "
+            f"cut short or damaged: {_AGAIN}"
+        ) from exc
+    if not model.graph.node:
+        raise ModelError(
+            f"{path}: wanted an ONNX model, found a graph without nodes (an empty or truncated file?); {_AGAIN}"
+        )
+    digest = hashlib.sha256(data)
+    for tensor in _load_outside(path, model):
+        digest.update(tensor.raw_data)
+    try:
+        onnx.checker.check_model(model)
+        for tensor in _tensors(model):
+            _check_tensor(path, tensor)
+        if _opset(model) < _OLDEST_OPSET:
+            model = _converted(path, model)
+        return Source(model, digest.hexdigest())
+    except ModelError:
+        raise
+    except Exception as exc:  # checker and graphsurgeon raise what they like
+        raise ModelError(f"{path}: not a valid ONNX model: {_first(exc)}; export it again") from exc
+
+
+def _read(path: Path) -> bytes:
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for a writer
+            raise ModelError(f"{path}: wanted an ONNX file, found a folder or a device")
+        if facts.st_size > _MAX_BYTES:
+            raise ModelError(f"{path}: larger than 2 GiB; store its weights as external data beside it")
+        return path.read_bytes()
+    except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
+        raise ModelError(f"{path}: cannot be read: {getattr(exc, 'strerror', None) or exc}") from exc
+
+
+def _load_outside(path: Path, model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Read external data, from regular files in the model's folder or below only; the tensors that it was for."""
+    outside = [t for t in _tensors(model) if t.data_location == onnx.TensorProto.EXTERNAL]
+    size = 0
+    for tensor in outside:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        place = PurePath(entries.get("location", ""))
+        if place.is_absolute() or ".." in place.parts:
+            raise ModelError(
+                f"{path}: its weights are in a second file that cannot be read: {str(place)!r} lies outside the "
+                "model's folder; put it there and save the model with a relative name"
+            )
+        file = path.parent / place
+        if file.exists() and not file.is_file():  # opening a pipe would wait for a writer
+            raise ModelError(f"{path}: its weights are in a second file that cannot be read: {file} is no file")
+        length = entries.get("length", "")
+        size += int(length) if length.isdecimal() and len(length) < _MAX_DIGITS else 0
+    if size > _MAX_BYTES:
+        raise ModelError(f"{path}: its weights are {size / 2**30:.1f} GiB; 2 GiB is the most; export it in FP16")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # entries that it does not know
+            onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as exc:  # OSError, ValueError or onnx's own ValidationError
+        raise ModelError(
+            f"{path}: its weights are in a second file that cannot be read: {_first(exc)}; copy that file too"
+        ) from exc
+    return outside
+
+
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of a model, those in subgraphs and functions included."""
+    waiting: list[Any] = [model.graph, *model.functions]
+    while waiting:
+        graph = waiting.pop()
+        if isinstance(graph, onnx.GraphProto):
+            yield from graph.initializer
+            for sparse in graph.sparse_initializer:
+                yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                waiting.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+
+
+def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
+    """The checker lets pass a weight with more bytes than its shape wants, which then fails wherever it is used."""
+    what = f"{path}: not a valid ONNX model: weight {tensor.name!r} does not fit its shape {list(tensor.dims)}"
+    try:
+        values = onnx.numpy_helper.to_array(tensor)
+    except Exception as exc:  # what to_array raises is not documented
+        raise ModelError(f"{what} ({_first(exc)}); the file is damaged: {_AGAIN}") from exc
+    size = -(-values.size * _PACKED_BITS.get(tensor.data_type, 8 * values.itemsize) // 8)
+    # A side of -1; or packed numbers, of which too many are taken for padding.
+    if list(values.shape) != list(tensor.dims) or (tensor.HasField("raw_data") and len(tensor.raw_data) != size):
+        raise ModelError(f"{what}; the file is damaged: {_AGAIN}")
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in opset _CONVERT_TO, metadata kept."""
+    try:
+        new = onnx.version_converter.convert_version(model, _CONVERT_TO)
+    except Exception as exc:  # the converter raises what it likes
+        raise ModelError(
+            f"{path}: opset {_opset(model)} cannot be converted to {_CONVERT_TO} ({_first(exc)}); export the model "
+            f"again, with torch.onnx.export(..., opset_version={_CONVERT_TO})"
+        ) from exc
+    del new.metadata_props[:]
+    new.metadata_props.extend(model.metadata_props)
+    return new
+
+
+def _first(exc: BaseException) -> str:
+    """First line of a foreign message, at a bearable length."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
