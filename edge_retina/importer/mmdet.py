@@ -1,0 +1,187 @@
+"""MMDetection's RetinaNet: head maps per level out, normalised batch in.
+
+What the graph cannot say is the habit of mmdet's retinanet configs; a backbone of style "caffe" shows in the graph and
+brings BGR and its own mean with it. Coder deviations other than 1, as FreeAnchor has them, do not show: export such a
+model with edge_retina.importer.exporters.mmdet. The lower clamp of dw, dh, log(16 / 1000), is left out: it concerns
+boxes 62 times smaller than their anchor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from edge_retina.errors import SpecError
+from edge_retina.importer.heads import affine_before, constant, source, static_copy, static_shape, stem
+from edge_retina.importer.imported import Imported
+from edge_retina.importer.labels import COCO_91, names_for
+from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, DetectorSpec, cell_anchors
+
+__all__ = ["COCO_80", "HABITS", "recognise"]
+
+# mmdet datasets/coco.py: the categories that COCO has, in its order.
+COCO_80 = tuple(name for name in COCO_91[1:] if name != "N/A")
+# configs/_base_: models/retinanet_r50_fpn.py and datasets/coco_detection.py.
+HABITS: Mapping[str, Any] = {
+    "resize": "shortest_side",
+    "shortest_side": (800, 1333),
+    "rounding": "half_up",
+    "placement": "top_left",
+    "delta_weights": (1.0, 1.0, 1.0, 1.0),
+    "max_log_scale": MAX_LOG_SCALE,
+    "clip": "content",
+    "drop_empty": True,
+    "score_threshold": 0.05,
+    "top_k": 1000,
+    "nms_iou": 0.5,
+    "class_aware_nms": True,
+    "max_detections": 100,
+}
+_PYTORCH = {"color_order": "rgb", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
+_CAFFE = {"color_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
+_RATIOS, _OCTAVE_BASE_SCALE, _OCTAVES = (0.5, 1.0, 2.0), 4.0, 3
+_ANCHORS = len(_RATIOS) * _OCTAVES
+_CLS_NAME = "retina_cls"  # the attribute of RetinaHead, in names of weights and nodes
+_LEAST_LEVELS = 3
+# Means and deviations up to this are for pixels 0..1. "caffe" deviations are 1, its means are not.
+_UNIT, _PIXEL = 2.0, 255.0
+
+Size = tuple[int, int]
+
+
+def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
+    """The heads and spec of an MMDetection RetinaNet; None when it is not one. `graph` is not changed.
+
+    Its marks, besides two subnets shared by the levels whose last Convs are the outputs, class maps first: the name
+    that RetinaHead gives its last class Conv, or, where names are gone, a P7 made of P6 without a ReLU between. Raises
+    SpecError when it is one whose input size or anchors cannot be known.
+    """
+    if METADATA_KEY in metadata:
+        return None  # a spec of its own says more than the family's habits
+    heads = _output_heads(graph)
+    if heads is None or not (_has_name(heads[0][0]) or _has_plain_extra_level(graph)):
+        return None
+    cls, box = heads
+    widths = [len(weight) for head in heads if (weight := constant(head[0].inputs[1])) is not None]
+    if len(widths) != 2 or widths[1] != 4 * _ANCHORS or widths[0] % _ANCHORS:
+        raise SpecError(
+            f"MMDetection RetinaNet: wanted {_ANCHORS} anchors per cell, {4 * _ANCHORS} box channels, found {widths}. "
+            "Other anchors are not in the graph: export with edge_retina.importer.exporters.mmdet"
+        )
+    static = static_copy(graph)
+    tensors = static.tensors()
+    first = stem(tensors[cls[0].outputs[0].name])
+    if first is None:
+        raise SpecError("MMDetection RetinaNet: wanted a backbone whose first Conv takes 3 channels, found none")
+    trunk = first.inputs[0]
+    names = [tuple(conv.outputs[0].name for conv in head) for head in (cls, box)]
+    size = _height_and_width(trunk)
+    shapes, box_shapes = (tuple(_height_and_width(tensors[name]) for name in head) for head in names)
+    if shapes != box_shapes:
+        raise SpecError(f"MMDetection RetinaNet: the levels of class and box heads differ: {shapes}, {box_shapes}")
+    read: dict[str, Any] = {"input_size": size, "level_shapes": shapes, **_normalisation(trunk)}
+    strides = _strides(size, shapes)
+    values: dict[str, Any] = {**HABITS, **(_CAFFE if _is_caffe(graph) else _PYTORCH), "strides": strides, **read}
+    values["cell_anchors"] = tuple(
+        cell_anchors([y * _OCTAVE_BASE_SCALE * 2 ** (i / _OCTAVES) for i in range(_OCTAVES)], _RATIOS)
+        for y, _ in strides
+    )
+    classes = widths[0] // _ANCHORS
+    values["labels"] = COCO_80 if classes == len(COCO_80) else names_for(classes)
+    values["pad_value"] = values["mean"]  # zeros, padded after normalising
+    origins = {name: "graph" if name in read else "family" for name in values} | {"family": "graph"}
+    origins["pad_value"] = origins["mean"]
+    spec = DetectorSpec(family="mmdet", **values, origins=origins)
+    return Imported(spec, trunk.name, names[0], names[1])
+
+
+def _normalisation(trunk: gs.Tensor) -> dict[str, Any]:
+    """Mean, deviation and colour order for pixels 0..255, where someone put them in front of the model."""
+    affine = affine_before(trunk)
+    if affine is None:
+        return {}
+    mean, std = (np.broadcast_to(values, 3) for values in affine)
+    unit = _PIXEL if max(np.abs(mean).max(), std.max()) <= _UNIT else 1.0
+    read: dict[str, Any] = {
+        "mean": tuple(np.round(mean * unit, 4).tolist()),
+        "std": tuple(np.round(std * unit, 4).tolist()),
+    }
+    if mean[0] != mean[2]:  # over ImageNet blue is the lowest, red the highest
+        read["color_order"] = "bgr" if mean[0] < mean[2] else "rgb"
+    return read
+
+
+def _output_heads(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node]] | None:
+    """The Convs that give the outputs, class maps then box maps, fine to coarse; each half shares one 3 x 3 weight."""
+    half = len(graph.outputs) // 2
+    if half < _LEAST_LEVELS or len(graph.outputs) % 2:
+        return None
+    convs = []
+    weights: list[npt.NDArray[Any]] = []
+    for index, conv in enumerate(map(source, graph.outputs)):
+        weight = constant(conv.inputs[1]) if conv is not None and conv.op == "Conv" else None
+        if conv is None or weight is None or weight.shape[2:] != (3, 3) or conv.attrs.get("group", 1) != 1:
+            return None
+        if index % half and not np.array_equal(weight, weights[-1]):
+            return None
+        convs.append(conv)
+        weights.append(weight)
+    return convs[:half], convs[half:]
+
+
+def _has_name(conv: gs.Node) -> bool:
+    return any(_CLS_NAME in (name or "") for name in (conv.name, *(t.name for t in (*conv.inputs, *conv.outputs))))
+
+
+def _has_plain_extra_level(graph: gs.Graph) -> bool:
+    """Whether a 3 x 3 Conv of stride 2 reads another one's output directly. Source: mmdet necks/fpn.py, FPN.forward."""
+    for node in graph.nodes:
+        before = source(node.inputs[0]) if _halves(node, 3) else None
+        if before is not None and _halves(before, 3):
+            return True
+    return False
+
+
+def _is_caffe(graph: gs.Graph) -> bool:
+    """Whether Bottlenecks halve in their first, 1 x 1 Conv. Source: mmdet backbones/resnet.py, style."""
+    for node in graph.nodes:
+        if _halves(node, 1):
+            readers = [r for out in node.outputs for r in out.outputs]
+            if len(readers) == 1 and readers[0].op == "BatchNormalization":
+                readers = list(readers[0].outputs[0].outputs)
+            if any(reader.op == "Relu" for reader in readers):
+                return True
+    return False
+
+
+def _halves(node: gs.Node, kernel: int) -> bool:
+    weight = constant(node.inputs[1]) if node.op == "Conv" and list(node.attrs.get("strides", [])) == [2, 2] else None
+    return weight is not None and weight.shape[2:] == (kernel, kernel)
+
+
+def _height_and_width(tensor: gs.Tensor) -> Size:
+    shape = static_shape(tensor)
+    if shape is None or len(shape) != 4:
+        raise SpecError(
+            f"MMDetection RetinaNet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known "
+            "height and width, for strides follow from them; export with a fixed image size"
+        )
+    return shape[2], shape[3]
+
+
+def _strides(size: Size, shapes: tuple[Size, ...]) -> tuple[Size, ...]:
+    """Powers of two, each level's twice the last one's; anchors follow from them, whatever the input size."""
+    fine = 2 ** round(math.log2(size[0] / shapes[0][0]))
+    strides = tuple((fine * 2**level,) * 2 for level in range(len(shapes)))
+    wanted = tuple((math.ceil(size[0] / y), math.ceil(size[1] / x)) for y, x in strides)
+    if wanted != shapes:
+        raise SpecError(
+            f"MMDetection RetinaNet: wanted levels of {wanted} cells on {size[0]}x{size[1]}, strides {fine} and up, "
+            f"found {shapes}; export with edge_retina.importer.exporters.mmdet, which writes the model's own strides"
+        )
+    return strides
