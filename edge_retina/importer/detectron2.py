@@ -17,13 +17,31 @@ from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import METADATA_KEY, Box, DetectorSpec
 
-__all__ = ["cell_anchors", "recognise"]
+__all__ = ["HABITS", "cell_anchors", "recognise"]
 
 # configs/Base-RetinaNet.yaml and config/defaults.py.
 _RATIOS = (0.5, 1.0, 2.0)
 _SIZES = tuple(tuple(size * 2 ** (octave / 3) for octave in range(3)) for size in (32, 64, 128, 256, 512))
-_MEAN, _STD = (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)
-_SHORTEST_SIDE = (800, 1333)
+HABITS: dict[str, Any] = {
+    "color_order": "bgr",
+    "mean": (103.53, 116.28, 123.675),
+    "std": (1.0, 1.0, 1.0),
+    "resize": "shortest_side",
+    "shortest_side": (800, 1333),
+    "rounding": "half_up",
+    "placement": "top_left",
+    # modeling/postprocessing.py, after everything else; what is then empty is dropped there, too.
+    "clip": "after_nms",
+}
+_DEFAULTS = (
+    "delta_weights",
+    "max_log_scale",
+    "score_threshold",
+    "top_k",
+    "nms_iou",
+    "class_aware_nms",
+    "max_detections",
+)
 
 Fields = dict[str, Any]
 Shapes = tuple[tuple[int, int], ...]
@@ -61,7 +79,10 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         if mean[0] != mean[2]:  # a channel's mean over ImageNet: blue is the lowest, red the highest
             read["color_order"] = "bgr" if mean[0] < mean[2] else "rgb"
     read |= postprocessing(static) | anchor_tables(static, read["level_shapes"], heads.anchors)
-    values = _family_values(heads, read) | read
+    values = HABITS | {name: DetectorSpec.__dataclass_fields__[name].default for name in _DEFAULTS}
+    if "cell_anchors" not in read:
+        values |= _own_anchors(heads, size, read["level_shapes"])
+    values |= {"labels": names_for(heads.classes), **read}
     values["pad_value"] = values["mean"]  # zeros, padded after normalising
     origins = {name: "graph" if name in read else "family" for name in values}
     origins["pad_value"] = origins["mean"]
@@ -97,27 +118,6 @@ def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
 def _short(value: Any) -> float:
     """The shortest decimal that is the same float32: 103.53, not 103.52999877929688."""
     return float(str(np.float32(value)))
-
-
-def _family_values(heads: Subnets, read: Fields) -> Fields:
-    """What detectron2 does where the graph does not say."""
-    values: Fields = {
-        "labels": names_for(heads.classes),
-        "color_order": "bgr",
-        "mean": _MEAN,
-        "std": _STD,
-        "resize": "shortest_side",
-        "shortest_side": _SHORTEST_SIDE,
-        "rounding": "half_up",
-        "placement": "top_left",
-        # modeling/postprocessing.py, after everything else; what is then empty is dropped there, too.
-        "clip": "after_nms",
-    }
-    if "cell_anchors" not in read:
-        values |= _own_anchors(heads, read["input_size"], read["level_shapes"])
-    defaults = ["delta_weights", "max_log_scale", "score_threshold", "top_k", "nms_iou", "class_aware_nms"]
-    defaults.append("max_detections")
-    return values | {name: DetectorSpec.__dataclass_fields__[name].default for name in defaults}
 
 
 def _own_anchors(heads: Subnets, size: tuple[int, int], shapes: Shapes) -> Fields:

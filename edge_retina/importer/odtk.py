@@ -14,7 +14,7 @@ from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import METADATA_KEY, Box, DetectorSpec
 
-__all__ = ["cell_anchors", "recognise"]
+__all__ = ["HABITS", "cell_anchors", "recognise"]
 
 # odtk/model.py: output_names of Model.export, and the defaults of Model.
 _SCORES, _BOXES = (tuple(f"{kind}_{level}" for level in range(1, 6)) for kind in ("score", "box"))
@@ -23,9 +23,22 @@ _SCALES = tuple(4 * 2 ** (octave / 3) for octave in range(3))
 _STRIDES = (8, 16, 32, 64, 128)
 # odtk/data.py, pixels 0..1; odtk/main.py, --resize and --max-size.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SHORTEST_SIDE = (800, 1333)
 _PIXEL = 255.0
-_NO_CLAMP = 80.0
+HABITS: dict[str, Any] = {
+    "color_order": "rgb",
+    "mean": tuple(round(value * _PIXEL, 6) for value in _MEAN),
+    "std": tuple(round(value * _PIXEL, 6) for value in _STD),
+    "pad_value": tuple(round(value * _PIXEL, 6) for value in _MEAN),  # zeros, padded after normalising
+    "resize": "shortest_side",
+    "shortest_side": (800, 1333),
+    "rounding": "floor",
+    "placement": "top_left",
+    "max_log_scale": 80.0,
+    # odtk/box.py, delta2box: x2 and y2 are the last pixel; boxes end at the padded input's.
+    "inclusive_pixels": True,
+    "clip": "input",
+}
+_DEFAULTS = ("delta_weights", "score_threshold", "top_k", "nms_iou", "class_aware_nms", "max_detections")
 
 
 def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
@@ -60,7 +73,13 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
             f"--size {_round_up(size[0])} {_round_up(size[1])}"
         )
     read = {"family": "odtk", "input_size": size, "level_shapes": shapes}
-    values = _family_values(classes) | read
+    values = HABITS | {name: DetectorSpec.__dataclass_fields__[name].default for name in _DEFAULTS}
+    values |= {
+        "labels": names_for(classes),
+        "strides": tuple((stride, stride) for stride in _STRIDES),
+        "cell_anchors": tuple(cell_anchors(stride) for stride in _STRIDES),
+        **read,
+    }
     origins = {name: "graph" if name in read else "family" for name in values}
     spec = DetectorSpec(**values, origins=origins)
     names = [tuple(node.outputs[0].name for node in nodes) for nodes in (logits, deltas)]
@@ -122,27 +141,3 @@ def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
 
 def _round_up(side: int) -> int:
     return -(-side // _STRIDES[-1]) * _STRIDES[-1]
-
-
-def _family_values(classes: int) -> dict[str, Any]:
-    """What ODTK does where the graph does not say."""
-    mean, std = (tuple(round(value * _PIXEL, 6) for value in values) for values in (_MEAN, _STD))
-    values: dict[str, Any] = {
-        "labels": names_for(classes),
-        "color_order": "rgb",
-        "mean": mean,
-        "std": std,
-        "pad_value": mean,  # zeros, padded after normalising
-        "resize": "shortest_side",
-        "shortest_side": _SHORTEST_SIDE,
-        "rounding": "floor",
-        "placement": "top_left",
-        "strides": tuple((stride, stride) for stride in _STRIDES),
-        "cell_anchors": tuple(cell_anchors(stride) for stride in _STRIDES),
-        "max_log_scale": _NO_CLAMP,
-        # odtk/box.py, delta2box: x2 and y2 are the last pixel; boxes end at the padded input's.
-        "inclusive_pixels": True,
-        "clip": "input",
-    }
-    defaults = ("delta_weights", "score_threshold", "top_k", "nms_iou", "class_aware_nms", "max_detections")
-    return values | {name: DetectorSpec.__dataclass_fields__[name].default for name in defaults}
