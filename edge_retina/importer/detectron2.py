@@ -61,7 +61,7 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     if first is None:
         raise SpecError("detectron2 RetinaNet: wanted a backbone whose first Conv takes 3 channels, found none")
     affine = affine_before(first.inputs[0])
-    if not heads.named and (affine is None or np.abs(affine[0]).min() <= 1):
+    if not heads.named and (affine is None or affine[0].size != 3 or affine[0].min() <= 1):
         return None
     static = static_copy(graph)
     tensors = static.tensors()

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from edge_retina import Detector, build, importer
 from edge_retina.boxes import sigmoid
 from edge_retina.errors import SpecError
 from edge_retina.importer import load_onnx, odtk
+from edge_retina.importer.exporters.odtk import spec_of
 from edge_retina.rewrite.heads import cut_heads
 from edge_retina.spec import METADATA_KEY
 
@@ -186,3 +188,38 @@ def test_other_anchors_are_refused(boxes, message):
                 tensor.values = np.resize(tensor.values, (boxes, *tensor.values.shape[1:]))
     with pytest.raises(SpecError, match=message):
         odtk.recognise(graph, {})
+
+
+def live_model(**changed):
+    """The attributes that odtk.model.Model(classes=5) has."""
+    scales = [4 * 2 ** (i / 3) for i in range(3)]
+    values = {"classes": 5, "ratios": [1.0, 2.0, 0.5], "scales": scales, "stride": 128, "rotated_bbox": False}
+    limits = {"threshold": 0.05, "top_n": 1000, "nms": 0.5, "detections": 100}
+    return SimpleNamespace(**values | limits | changed)
+
+
+def test_the_live_model_says_what_the_graph_says(imported):
+    _, found = imported
+    assert spec_of(live_model(classes=found.spec.num_classes), SIZE) == found.spec
+
+
+def test_the_live_model_says_what_the_graph_does_not_hold():
+    model = live_model(ratios=[1.0], scales=[4.0, 8.0], threshold=0.3, top_n=50, nms=0.4, detections=7)
+    spec = spec_of(model, (256, 128), labels=list("abcde"), shortest_side=(200, 256))
+    assert spec.cell_anchors[0] == ((-12, -12, 20, 20), (-28, -28, 36, 36))
+    assert spec.level_shapes == ((32, 16), (16, 8), (8, 4), (4, 2), (2, 1))
+    assert (spec.labels, spec.shortest_side) == (tuple("abcde"), (200, 256))
+    assert (spec.score_threshold, spec.top_k, spec.nms_iou, spec.max_detections) == (0.3, 50, 0.4, 7)
+
+
+@pytest.mark.parametrize(
+    ("changed", "size", "labels", "message"),
+    [
+        ({"rotated_bbox": True}, SIZE, None, "rotated"),
+        ({}, (160, 224), None, "multiples of 128, found 160x224"),
+        ({}, SIZE, ["cat"], "5 classes, found 1 labels"),
+    ],
+)
+def test_a_live_model_that_cannot_be_described(changed, size, labels, message):
+    with pytest.raises(SpecError, match=message):
+        spec_of(live_model(**changed), size, labels=labels)
