@@ -22,6 +22,7 @@ __all__ = ["HABITS", "cell_anchors", "recognise"]
 # configs/Base-RetinaNet.yaml and config/defaults.py.
 _RATIOS = (0.5, 1.0, 2.0)
 _SIZES = tuple(tuple(size * 2 ** (octave / 3) for octave in range(3)) for size in (32, 64, 128, 256, 512))
+_PIXEL = 255.0
 HABITS: dict[str, Any] = {
     "color_order": "bgr",
     "mean": (103.53, 116.28, 123.675),
@@ -74,7 +75,8 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         raise SpecError(f"detectron2 RetinaNet: the levels of the class and box heads differ in size: {shapes}")
     read: Fields = {"family": "detectron2", "input_size": size, "level_shapes": tuple(shapes[: len(levels)])}
     if affine is not None:
-        mean, std = ([round(_short(v), 6) for v in np.broadcast_to(values, 3)] for values in affine)
+        unit = _PIXEL if 0 < affine[0].max() <= 1 else 1.0  # a graph that is given pixels 0..1
+        mean, std = ([round(_short(v * unit), 6) for v in np.broadcast_to(values, 3)] for values in affine)
         read |= {"mean": tuple(mean), "std": tuple(std)}
         if mean[0] != mean[2]:  # a channel's mean over ImageNet: blue is the lowest, red the highest
             read["color_order"] = "bgr" if mean[0] < mean[2] else "rgb"

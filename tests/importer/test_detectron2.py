@@ -196,6 +196,17 @@ def test_mean_of_a_model_that_wants_rgb():
     assert (spec.color_order, spec.mean) == ("rgb", (123.675, 116.28, 103.53))
 
 
+def test_pixels_from_0_to_1():
+    graph = load("detectron2_raw_ts")
+    subtract = next(node for node in graph.nodes if node.op == "Sub")
+    pixels = gs.Variable("pixels", np.float32, graph.inputs[0].shape)
+    times = gs.Node("Mul", "times", inputs=[graph.inputs[0], gs.Constant("full", np.float32(255))], outputs=[pixels])
+    graph.nodes.insert(0, times)
+    subtract.inputs[0] = pixels
+    spec = detectron2.recognise(graph, {}).spec
+    np.testing.assert_allclose((spec.mean, spec.std), ((103.53, 116.28, 123.675), (1, 1, 1)), rtol=1e-6)
+
+
 def test_simplified_whole_export():
     found = detectron2.recognise(static_copy(load("detectron2_whole_ts")), {})
     wanted = WANTED["detectron2_whole_ts"]
