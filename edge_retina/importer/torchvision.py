@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,7 @@ _CELLS = tuple(cell_anchors(sizes, (0.5, 1.0, 2.0), rounded=True) for sizes in _
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHORTEST_SIDE = (800, 1333)
 _MAX_DETECTIONS = 300
+_SIZE_DIVISIBLE = 32
 _PIXEL = 255.0
 
 
@@ -110,6 +112,22 @@ def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
     return shape[2], shape[3]
 
 
+def _stride(side: int, cells: int) -> int:
+    """Torchvision's stride of a level (models/detection/anchor_utils.py): image size // grid size of a padded image.
+
+    Its transform pads to multiples of 32 pixels. A raw export of another size was trained with the strides of padded
+    images all the same: 8 and not 540 // 68 = 7.
+
+    >>> _stride(352, 6), _stride(540, 68)
+    (58, 8)
+    """
+    if side % _SIZE_DIVISIBLE == 0:
+        return side // cells
+    step = 1 << math.ceil(math.log2(side / cells))
+    padded = -(-side // _SIZE_DIVISIBLE) * _SIZE_DIVISIBLE
+    return padded // -(-padded // step)
+
+
 def _family_values(size: tuple[int, int], shapes: tuple[tuple[int, int], ...], cls: RowHead) -> dict[str, Any]:
     """What torchvision does where the graph does not say."""
     values: dict[str, Any] = {
@@ -121,8 +139,7 @@ def _family_values(size: tuple[int, int], shapes: tuple[tuple[int, int], ...], c
         "shortest_side": _SHORTEST_SIDE,
         "rounding": "floor",
         "placement": "top_left",
-        # models/detection/anchor_utils.py: image size // grid size, so 58 where a level is 6 cells wide on 352.
-        "strides": tuple((size[0] // height, size[1] // width) for height, width in shapes),
+        "strides": tuple((_stride(size[0], height), _stride(size[1], width)) for height, width in shapes),
         "cell_anchors": _CELLS,
         "max_detections": _MAX_DETECTIONS,
     }

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -8,10 +9,11 @@ import onnxruntime
 import pytest
 from matching import match
 
-from edge_retina import boxes
+from edge_retina import boxes, importer
 from edge_retina.errors import SpecError
 from edge_retina.geometry import fit_frame
 from edge_retina.importer import heads, torchvision
+from edge_retina.importer.exporters.torchvision import export_torchvision
 from edge_retina.importer.labels import COCO_91
 from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, cell_anchors
 
@@ -205,3 +207,44 @@ def test_dynamic_size_is_refused(name):
     graph.inputs[0].shape = [1, 3, "height", "width"]
     with pytest.raises(SpecError, match="export with a fixed image size"):
         torchvision.recognise(graph, {})
+
+
+def test_open_height_and_width_are_the_users():
+    """The sizes inside come from the sample, those of the input from the user."""
+    graph = load("tv_v2_raw_ts")
+    graph.inputs[0].shape = ["batch", 3, "height", "width"]
+    found = torchvision.recognise(graph, {}, {"input_size": [160, 224]})
+    assert found == torchvision.recognise(load("tv_v2_raw_ts"), {})
+
+
+def test_external_data(tmp_path):
+    model = onnx.load(FIXTURES / "tv_v2_raw_ts.onnx")
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    source = importer.load_onnx(tmp_path / "m.onnx")
+    assert (tmp_path / "m.data").stat().st_size > (tmp_path / "m.onnx").stat().st_size
+    assert torchvision.recognise(source.graph, source.metadata) == torchvision.recognise(load("tv_v2_raw_ts"), {})
+
+
+def transform(**changes):
+    return SimpleNamespace(
+        **{"size_divisible": 32, "fixed_size": None, "min_size": (800,), "max_size": 1333, **changes}
+    )
+
+
+def retinanet(**changes):
+    parts = ("anchor_generator", "backbone", "box_coder", "head", "score_thresh", "topk_candidates")
+    return SimpleNamespace(**dict.fromkeys(parts), transform=transform(**changes))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "message"),
+    [
+        (SimpleNamespace(backbone=None), None, "found a SimpleNamespace without anchor_generator, box_coder"),
+        (retinanet(), (540, 960), r"use size=\(544, 960\)"),
+        (retinanet(fixed_size=(960, 540)), None, "stretches images to fixed_size 540x960"),
+        (retinanet(fixed_size=(960, 544)), (960, 544), "stretches images to fixed_size 544x960"),
+    ],
+)
+def test_models_that_are_not_exported(model, size, message, tmp_path):
+    with pytest.raises(SpecError, match=message):
+        export_torchvision(model, tmp_path / "m.onnx", size=size)

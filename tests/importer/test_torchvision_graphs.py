@@ -5,27 +5,39 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from edge_retina.errors import SpecError
-from edge_retina.importer import torchvision
+from edge_retina.importer import deepforest, mlperf, torchvision
 
 
-def tiny(*, classes=3, anchors=9, sides=(16, 8, 4, 2, 1), kernel=3, shared=True, towers=True, extra=False, bias=(0, 0)):
-    """A stem and two heads on `sides`, joined as rows as torchvision joins them; raw, 3 x 128 x 128."""
+def tiny(
+    *,
+    classes=3,
+    anchors=9,
+    size=128,
+    sides=(16, 8, 4, 2, 1),
+    kernel=3,
+    shared=True,
+    towers=True,
+    extra=False,
+    bias=(0, 0),
+    dtype=np.float32,
+):
+    """A stem and two heads on `sides`, joined as rows as torchvision joins them; raw, 3 x size x size."""
     graph = gs.Graph(opset=17)
-    image = gs.Variable("image", np.float32, (1, 3, 128, 128))
+    image = gs.Variable("image", dtype, (1, 3, size, size))
     rng = np.random.default_rng(0)
     weights = {}
 
     def node(op, *inputs, **attrs):
-        out = gs.Variable(f"t{len(graph.nodes)}", np.float32)
+        out = gs.Variable(f"t{len(graph.nodes)}", dtype)
         graph.nodes.append(gs.Node(op, inputs=list(inputs), outputs=[out], attrs=attrs))
         return out
 
     def conv(x, key, channels, size, inputs, stride=1, shift=0.0):
         if key not in weights:
-            value = rng.standard_normal((channels, inputs, size, size)).astype(np.float32)
+            value = rng.standard_normal((channels, inputs, size, size)).astype(dtype)
             weights[key] = [
                 gs.Constant(f"w{len(weights)}", value),
-                gs.Constant(f"b{len(weights)}", np.full(channels, shift, np.float32)),
+                gs.Constant(f"b{len(weights)}", np.full(channels, shift, dtype)),
             ]
         pads = [size // 2] * 4
         return node("Conv", x, *weights[key], kernel_shape=[size, size], strides=[stride] * 2, pads=pads)
@@ -33,9 +45,9 @@ def tiny(*, classes=3, anchors=9, sides=(16, 8, 4, 2, 1), kernel=3, shared=True,
     def shape(*sizes):
         return gs.Constant(f"s{len(graph.nodes)}", np.array(sizes))
 
-    features, x, side = {}, image, 128
+    features, x, side = {}, image, size
     while side > min(sides):
-        x, side = conv(x, ("stem", side), 4, 3, 3 if side == 128 else 4, stride=2), side // 2
+        x, side = conv(x, ("stem", side), 4, 3, 3 if side == size else 4, stride=2), -(-side // 2)
         features[side] = x
     widths = (classes, 4, 1) if extra else (classes, 4)
     for head, (width, shift) in enumerate(zip(widths, (*bias, 0), strict=False)):
@@ -88,10 +100,77 @@ def test_per_level_outputs_are_not_ours():
     assert torchvision.recognise(graph.cleanup(), {}) is None
 
 
-@pytest.mark.parametrize("changes", [{"anchors": 3}, {"sides": (16, 8)}])
+SQUARE = ((-8, -8, 8, 8), (-16, -16, 16, 16))
+
+
+@pytest.mark.parametrize("changes", [{"anchors": 2}, {"sides": (16, 8)}])
 def test_raw_export_with_unknown_anchors_is_refused(changes):
-    with pytest.raises(SpecError, match="export the whole model"):
+    with pytest.raises(SpecError, match=r"export the whole model.* or give cell_anchors"):
         torchvision.recognise(tiny(**changes), {})
+
+
+def test_raw_export_with_anchors_that_the_user_gives():
+    graph = tiny(anchors=2, sides=(16, 8, 4))
+    found = torchvision.recognise(graph, {}, {"cell_anchors": [[list(anchor) for anchor in SQUARE]] * 3})
+    assert found.spec.cell_anchors == (SQUARE,) * 3
+    assert found.spec.origins["cell_anchors"] == "user"
+    assert found.spec.strides == ((8, 8), (16, 16), (32, 32))
+    assert [graph.tensors()[name].inputs[0].op for name in (*found.logits, *found.deltas)] == ["Conv"] * 6
+
+
+@pytest.mark.parametrize("anchors", [3, [], [SQUARE] * 2, [SQUARE[:1]] * 3, [[[1, 2, 3]] * 2] * 3])
+def test_anchors_that_do_not_fit_are_refused(anchors):
+    with pytest.raises(SpecError, match="cell_anchors"):
+        torchvision.recognise(tiny(anchors=2, sides=(16, 8, 4)), {}, {"cell_anchors": anchors})
+
+
+def test_known_anchors_are_not_asked_for():
+    assert torchvision.recognise(tiny(), {}, {"cell_anchors": 3}).spec.origins["cell_anchors"] == "family"
+
+
+@pytest.mark.parametrize("axes", [("batch", 3, "h", "w"), (1, 3, None, None), (1, 3, -1, 128)])
+def test_open_input_size_is_the_users(axes):
+    graph = tiny()
+    graph.inputs[0].shape = axes
+    with pytest.raises(SpecError, match="input_size"):
+        torchvision.recognise(graph, {})
+    found = torchvision.recognise(graph, {}, {"input_size": [128, 128]})
+    assert found == torchvision.recognise(tiny(), {})
+    assert tuple(graph.inputs[0].shape) == axes
+
+
+@pytest.mark.parametrize("size", [128, [128], [0, 128], ["128", 128], [True, 128]])
+def test_an_input_size_that_is_none_is_refused(size):
+    with pytest.raises(SpecError, match="input_size wants height and width"):
+        torchvision.recognise(tiny(), {}, {"input_size": size})
+
+
+def test_float16():
+    found = torchvision.recognise(tiny(dtype=np.float16), {})
+    assert found == torchvision.recognise(tiny(), {})
+
+
+def test_size_that_torchvision_would_pad():
+    """100 pixels in 13, 7, 4, 2 and 1 cells are, padded, 128 in 16, 8, 4, 2 and 1; 100 // 13 would be 7."""
+    found = torchvision.recognise(tiny(size=100, sides=(13, 7, 4, 2, 1)), {})
+    assert found.spec.input_size == (100, 100)
+    assert found.spec.strides == tuple((s, s) for s in (8, 16, 32, 64, 128))
+
+
+def test_pyramid_of_three_channels_has_its_first_convolution_found():
+    graph = tiny()
+    narrow = next(node for node in graph.nodes if node.op == "Conv" and node.inputs[0].name != "image")
+    narrow.inputs[1] = gs.Constant("narrow", narrow.inputs[1].values[:, :3])
+    assert torchvision.recognise(graph, {}).trunk_input == "image"
+
+
+@pytest.mark.parametrize("family", [torchvision, deepforest, mlperf])
+def test_nonsense_for_shapes_is_a_spec_error(family):
+    graph = tiny()
+    for tensor in graph.outputs:
+        tensor.dtype = None
+    with pytest.raises(SpecError, match="constants fold"):
+        family.recognise(graph, {}, forced=True)
 
 
 @pytest.mark.parametrize("scores_first", [True, False])
