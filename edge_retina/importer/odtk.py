@@ -9,7 +9,7 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.heads import constant, source, static_shape, stem
+from edge_retina.importer.heads import constant, source, static_copy, static_shape, stem
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import METADATA_KEY, Box, DetectorSpec
@@ -62,8 +62,9 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         return None
     logits, deltas = heads[: len(_SCORES)], heads[len(_SCORES) :]
     classes = _classes(*(_channels(node) for node in (logits[0], deltas[0])))
-    shapes = tuple(_height_and_width(outputs[name]) for name in _BOXES)
-    size = _height_and_width(first.inputs[0])
+    tensors = static_copy(graph).tensors()
+    size, *levels = (_height_and_width(tensors[name]) for name in (first.inputs[0].name, *_BOXES))
+    shapes = tuple(levels)
     if shapes != tuple((size[0] // stride, size[1] // stride) for stride in _STRIDES) or any(
         side % _STRIDES[-1] for side in size
     ):
