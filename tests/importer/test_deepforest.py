@@ -1,11 +1,9 @@
-from functools import partial
-
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from kin import FIXTURES, PHOTOS, compare, head_rows, load, photograph
 
-from edge_retina import Detector, build, importer
+from edge_retina import Detector, build
 from edge_retina.importer import deepforest, mlperf, torchvision
 from edge_retina.spec import METADATA_KEY
 
@@ -83,11 +81,11 @@ def test_heads_are_deepforests(name, whole):
 
 
 @pytest.mark.parametrize("name", [WHOLE, RAW])
-def test_the_bundle_gives_what_deepforest_gives(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(importer.FAMILIES, "deepforest", partial(deepforest.recognise, forced=True))
+def test_the_bundle_gives_what_deepforest_gives(name, tmp_path):
     labels = {"labels": BIRDS} if name == RAW else None
     bundle = build(FIXTURES / f"{name}.onnx", tmp_path / "m.edge", family="deepforest", overrides=labels)
     with Detector.load(bundle.path) as detector:
+        assert detector.spec.family == "deepforest"
         assert detector.spec.labels == (BIRDS if name == RAW else ("Tree",))
         for photo in PHOTOS:
             report, wanted = compare(detector, name, photo)
