@@ -112,7 +112,8 @@ def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
     if shape is None or len(shape) != 4:
         raise SpecError(
             f"detectron2 RetinaNet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known "
-            "height and width, for strides and anchors follow from them; export with a fixed image size"
+            "height and width, for strides and anchors follow from them; export with a fixed image size, or choose it "
+            'with --spec spec.json: {"input_size": [800, 1344]}'
         )
     return shape[2], shape[3]
 
