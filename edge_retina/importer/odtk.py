@@ -135,7 +135,7 @@ def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
     if shape is None or len(shape) != 4:
         raise SpecError(
             f"ODTK: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known height and "
-            "width; export with: odtk export model.pth model.onnx --size H W, or choose the size with --spec spec.json: "
+            "width; export with: odtk export model.pth model.onnx --size H W, or choose it with --spec spec.json: "
             '{"input_size": [896, 1408]}'
         )
     return shape[2], shape[3]
