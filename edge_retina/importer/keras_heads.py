@@ -106,7 +106,8 @@ def _level(rows: gs.Tensor) -> _Level | None:
     biased = node is not None and node.op == "Add"
     if node is not None and biased:
         node = next((source(t) for t in node.inputs if constant(t) is None), None)
-    if node is None or node.op != "Transpose" or list(node.attrs.get("perm", [])) != [0, 2, 3, 1]:
+    if node is not None and node.op == "Transpose" and list(node.attrs.get("perm", [])) == [0, 2, 3, 1]:
+        node = source(node.inputs[0])
+    elif biased or (static_shape(grid) or ())[2:] != (1, 1):  # tf2onnx leaves out what does nothing to a single cell
         return None
-    conv = source(node.inputs[0])
-    return _Level(conv, grid, biased, scored) if conv is not None and conv.op == "Conv" else None
+    return _Level(node, grid, biased, scored) if node is not None and node.op == "Conv" else None
