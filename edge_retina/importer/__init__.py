@@ -1,24 +1,37 @@
 """From a trainer's ONNX file to a DetectorSpec and the names of its head tensors; one file per family.
 
-A new family is one file with `recognise(graph, metadata) -> Imported | None` and one line in FAMILIES.
+A new family is one file with a `recognise` (see Family) and one line in FAMILIES.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import NotADetector, SpecError, UsageError
-from edge_retina.importer import own, torchvision
+from edge_retina.importer import (
+    deepforest,
+    detectron2,
+    effdet,
+    keras_hub,
+    keras_retinanet,
+    mlperf,
+    mmdet,
+    odtk,
+    own,
+    torchvision,
+)
+from edge_retina.importer.heads import sized
 from edge_retina.importer.imported import HeadLayout, Imported, heads_from_dict, heads_to_dict
 from edge_retina.importer.source import Source, load_onnx
 from edge_retina.spec import METADATA_KEY, REQUIRED, DetectorSpec
 
 __all__ = [
     "FAMILIES",
+    "Family",
     "HeadLayout",
     "Imported",
     "Source",
@@ -28,8 +41,34 @@ __all__ = [
     "load_onnx",
 ]
 
-Recognise = Callable[[gs.Graph, Mapping[str, str]], Imported | None]
-FAMILIES: dict[str, Recognise] = {"edge_retina": own.recognise, "torchvision": torchvision.recognise}
+
+@dataclass(frozen=True)
+class Family:
+    """A trainer whose exports are known.
+
+    recognise: takes a graph, which it leaves as it is, and the ONNX metadata; what it found, None when the graph is not
+    of this family, SpecError when it is and something cannot be known. looks_for: what tells it, for messages. kin: one
+    of several trainers who build of the same classes; recognise then takes `given`, the spec fields that the user gave,
+    and `forced`, to accept what could be a kin's too.
+    """
+
+    recognise: Callable[..., Imported | None]
+    looks_for: str
+    kin: bool = False
+
+
+FAMILIES: dict[str, Family] = {
+    "edge_retina": Family(own.recognise, f"the metadata key {METADATA_KEY} (our own exports and exporters)"),
+    "torchvision": Family(torchvision.recognise, "two shared 3x3 Convs, permuted to rows, concatenated", kin=True),
+    "deepforest": Family(deepforest.recognise, "torchvision's heads, NMS at IoU 0.05", kin=True),
+    "mlperf": Family(mlperf.recognise, "torchvision's heads, 264 classes, a backbone of grouped Convs", kin=True),
+    "odtk": Family(odtk.recognise, "outputs score_1..5 after a Sigmoid and box_1..5"),
+    "mmdet": Family(mmdet.recognise, "5 class then 5 box outputs, retina_cls or P7 straight from P6"),
+    "detectron2": Family(detectron2.recognise, "its layer names, or a pixel mean 0..255 subtracted before the heads"),
+    "effdet": Family(effdet.recognise, "a BiFPN: sums over stacks of two or three maps"),
+    "keras_hub": Family(keras_hub.recognise, "an NHWC input, rows of deltas and of logits as the two outputs"),
+    "keras_retinanet": Family(keras_retinanet.recognise, "an NHWC input, rows of deltas and, after a Sigmoid, scores"),
+}
 
 
 def import_model(source: Source, *, family: str | None = None, overrides: Mapping[str, Any] | None = None) -> Imported:
@@ -51,14 +90,18 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
         return replace(whole, spec=replace(whole.spec, origins=origins))
     found: dict[str, Imported] = {}
     refused: list[SpecError] = []
-    for name, recognise in chosen.items():
+    size = _size(overrides.get("input_size"))
+    graph = source.graph if size is None else sized(source.graph, size)
+    for name, entry in chosen.items():
+        more = {"given": overrides, "forced": family is not None} if entry.kin else {}
         try:
-            if hit := recognise(source.graph, source.metadata):
+            if hit := entry.recognise(graph, source.metadata, **more):
                 found[name] = hit
         except SpecError as exc:  # one family's doubts must not hide another's certainty
             refused.append(exc)
     if len(found) > 1:
-        raise SpecError(f"more than one family fits: {', '.join(found)}; choose one with --family")
+        why = "; ".join(f"{name} ({FAMILIES[name].looks_for})" for name in found)
+        raise SpecError(f"more than one family fits: {why}; choose one with --family")
     if found:
         hit = next(iter(found.values()))
         return _overridden(source.graph, hit, overrides) if overrides else hit
@@ -69,6 +112,13 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
     if overrides:
         return own.described(source.graph, overrides, "user")  # which says what is missing
     raise NotADetector(_not_found(source.graph, list(chosen)))
+
+
+def _size(given: Any) -> tuple[int, int] | None:
+    """A height and width from the user, None when there is none; a wrong one is for DetectorSpec to refuse."""
+    if isinstance(given, list | tuple) and len(given) == 2 and all(type(side) is int and side > 0 for side in given):
+        return given[0], given[1]
+    return None
 
 
 def _overridden(graph: gs.Graph, hit: Imported, overrides: Mapping[str, Any]) -> Imported:
@@ -97,10 +147,8 @@ def _not_found(graph: gs.Graph, families: list[str]) -> str:
         return "; ".join(f"{t.name} {list(t.shape) if t.shape is not None else '?'}" for t in tensors[:12]) or "none"
 
     return (
-        f"no RetinaNet heads found (families tried: {', '.join(families)}). Looked for: the metadata key "
-        f"{METADATA_KEY} (our own export), and torchvision's class and box subnets, two convolutions shared over the "
-        "pyramid levels, A x K and A x 4 channels, concatenated over levels. "
-        f"Found inputs: {table(graph.inputs)}; outputs: {table(graph.outputs)}. "
-        "If these outputs are raw per-level heads [B, A*K, H, W] and [B, A*4, H, W], say what they mean with "
-        f"--spec spec.json: {', '.join(REQUIRED)}"
+        f"no RetinaNet heads found (families tried: {', '.join(families)}). Found inputs: {table(graph.inputs)}; "
+        f"outputs: {table(graph.outputs)}. Looked for: {'; '.join(f'{n}: {FAMILIES[n].looks_for}' for n in families)}. "
+        f"If these outputs are a RetinaNet's heads, say what they mean with --spec spec.json: {', '.join(REQUIRED)}; "
+        "to start one: edge-retina inspect MODEL.onnx --write-spec spec.json"
     )

@@ -71,7 +71,7 @@ def static_copy(graph: gs.Graph) -> gs.Graph:
 
 
 def sized(graph: gs.Graph, size: tuple[int, int] | None) -> gs.Graph:
-    """A copy in which the open axes of the image input, [B, 3, H, W] or [3, H, W], are 1 and `size` (H, W).
+    """A copy in which the open axes of the image input, [B, 3, H, W], [B, H, W, 3] or [3, H, W], are 1 and `size`.
 
     Every other recorded shape is forgotten, for static_copy to infer anew. `graph` itself where nothing is open or
     size is None and more than the batch is open. Axes that are known stay as they are.
@@ -80,7 +80,9 @@ def sized(graph: gs.Graph, size: tuple[int, int] | None) -> gs.Graph:
     if len(images) != 1:
         return graph
     known = [value if isinstance(value, int) and value > 0 else None for value in images[0].shape]
-    wanted = [1, 3, *(size or (None, None))][-len(known) :]
+    high, wide = size or (None, None)
+    nhwc = len(known) == 4 and known[3] == 3 and known[1] != 3
+    wanted = [1, high, wide, 3] if nhwc else [1, 3, high, wide][-len(known) :]
     shape = [value or other for value, other in zip(known, wanted, strict=True)]
     if None not in known or None in shape:
         return graph

@@ -236,8 +236,8 @@ def test_a_classifier_is_told_what_is_missing(tmp_path: Path) -> None:
         import_model(load_onnx(save(classifier(), tmp_path / "m.onnx")))
     message = str(caught.value)
     for part in (
-        "Looked for: the metadata key edge_retina.spec",
-        "class and box subnets",
+        "Looked for: edge_retina: the metadata key edge_retina.spec",
+        "torchvision: two shared 3x3 Convs",
         "Found inputs: data [1, 3, 224, 224]; outputs: prob [1, 10]",
         "families tried: edge_retina, torchvision",
         f"--spec spec.json: {', '.join(REQUIRED)}",
