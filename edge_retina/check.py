@@ -59,7 +59,7 @@ def head_session(model: bytes, spec: DetectorSpec) -> Any:
     kind = onnx.TensorProto.FLOAT
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in head_names(spec))
-    return open_session(proto.SerializeToString())
+    return open_session(proto.SerializeToString(), lean=True)
 
 
 def _batches_are_exact(session: Any, spec: DetectorSpec, frames: npt.NDArray[np.uint8]) -> bool:

@@ -235,7 +235,10 @@ def disagreements(int8: Int8, spec: DetectorSpec) -> dict[str, float]:
     restore_convs(graph)
     to_signed(graph)
     forms = {"onnxruntime": int8.model, "tensorrt": gs.export_onnx(graph)}
-    return {name: round(disagreement(form, spec, int8.frames, int8.wanted), 6) for name, form in forms.items()}
+    # What the choice of float layers measured already, unless --auto returned more of them since.
+    known = {"onnxruntime": int8.choice.after} if int8.choice.after else {}
+    found = {n: known.get(n) or disagreement(form, spec, int8.frames, int8.wanted) for n, form in forms.items()}
+    return {name: round(value, 6) for name, value in found.items()}
 
 
 def trial_frames(pictures: CalibrationSet, most: int = _CHOOSE) -> list[U8]:

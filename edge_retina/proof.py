@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ class Unlabelled:
         self.pictures = pictures
         self.indices = spread(pictures.count, _MOST)
         self._reference: list[Row] | None = None
+        self._pictured: tuple[Pictured, ...] = ()
 
     @property
     def labelled(self) -> bool:
@@ -107,14 +108,15 @@ class Unlabelled:
 
     def measure(self, bundle: Bundle, on_step: OnStep) -> Measured:
         """Agreement of a bundle with the first one, whose own is 1; none where that one finds nothing."""
-        wanted, kept = set(self.indices), _Keeper(on_step, len(self.indices))
+        wanted, kept = set(self.indices), _Keeper(on_step, len(self.indices), self._pictured)
 
         def frames() -> Iterator[tuple[int, Frame]]:
             return ((i, picture) for i, picture in enumerate(self.pictures.frames()) if i in wanted)
 
         with _load(bundle) as detector:
             rows = detect(detector, frames(), on_image=kept)
-        self._reference = rows if self._reference is None else self._reference
+        if self._reference is None:
+            self._reference, self._pictured = rows, tuple(kept.pictured)
         accuracy = None
         with contextlib.suppress(InputError):  # nothing found, nothing to agree with
             accuracy = agreement(self._reference, rows, bundle.labels, images=len(self.indices))
@@ -200,9 +202,13 @@ def _shared(wanted: list[Path], others: list[Path]) -> int:
 
 
 class _Keeper:
-    """Counts pictures and keeps the first of them, scaled down, with their detections; of the first the frame, too."""
+    """Counts pictures and keeps the first of them, scaled down, with their detections; of the first the frame, too.
 
-    def __init__(self, on_step: OnStep, total: int) -> None:
+    earlier: what was kept of the same pictures with another model, so that each is in memory once.
+    """
+
+    def __init__(self, on_step: OnStep, total: int, earlier: Sequence[Pictured] = ()) -> None:
+        self._earlier = earlier
         self.pictured: list[Pictured] = []
         self.frame: Frame | None = None
         self._on_step, self._total, self._done = on_step, total, 0
@@ -211,7 +217,10 @@ class _Keeper:
         if self._done == 0:
             self.frame = frame
         if len(self.pictured) < _KEPT:
-            self.pictured.append(_scaled(frame, detections))
+            found = _scaled(frame, detections)
+            if len(self.pictured) < len(self._earlier):
+                found = replace(found, frame=self._earlier[len(self.pictured)].frame)
+            self.pictured.append(found)
         self._done += 1
         self._on_step(self._done, self._total)
 

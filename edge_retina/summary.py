@@ -20,7 +20,7 @@ from edge_retina.types import U8
 
 __all__ = ["frame_times", "int8_layers", "report_page"]
 
-_ROUNDS = 5
+_ROUNDS = 3
 _SQNR_FRAMES = 2
 
 

@@ -94,7 +94,7 @@ def test_noise_by_hand(monkeypatch):
     inputs = {"a": x, "b": run(graph, x)["a.relu"]}
     session = sensitivity.open_session
     # The function feeds `frames`; this network reads `x`.
-    monkeypatch.setattr(sensitivity, "open_session", lambda data: _Renamed(session(data)))
+    monkeypatch.setattr(sensitivity, "open_session", lambda data, **options: _Renamed(session(data, **options)))
     found = local_sqnr(quantizer, [x[0]])
     assert list(found) == ["a", "b"]
     weights = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}

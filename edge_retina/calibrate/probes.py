@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from edge_retina.errors import ModelError, RuntimeFailure
+from edge_retina.runtime.ort import open_session
 from edge_retina.types import F32, U8
 
 __all__ = ["SAMPLE", "Probes", "Reading", "open_probes", "sample_size"]
@@ -42,7 +42,7 @@ class Probes:
     wanted: the tensors, in graph order. sample: at most so many values of each are handed out.
     """
 
-    session: ort.InferenceSession | None
+    session: Any | None
     wanted: tuple[str, ...]
     sample: int
 
@@ -77,7 +77,7 @@ def open_probes(model: onnx.ModelProto, wanted: Collection[str], sample: int = S
     order = tuple(dict.fromkeys(n for node in model.graph.node for n in node.output if n in set(wanted)))
     if missing := sorted(set(wanted) - set(order)):
         raise ModelError(f"wanted the tensor {missing[0]!r}, which no node of the model makes; calibrate anew")
-    return Probes(_session(_probed(model, order)) if order else None, order, sample)
+    return Probes(open_session(_probed(model, order), lean=True) if order else None, order, sample)
 
 
 def _probed(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
@@ -183,16 +183,3 @@ def _needed(graph: onnx.GraphProto, wanted: set[str]) -> list[onnx.NodeProto]:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
-
-
-def _session(model: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    # Planned ahead, all tensors lie in one block, which is larger than what lives at one time: by 40 MB of digits.
-    options.enable_mem_pattern = False
-    # While a frame's readings are taken in, its threads must not spin.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as exc:
-        raise RuntimeFailure(f"ONNX Runtime {ort.__version__} refuses the model: {str(exc)[:300]}") from exc

@@ -70,7 +70,7 @@ class Ranges:
             name: {
                 "range": used.get(name),
                 "maximum": found.maximum,
-                "histogram": _pack(zlib.compress(found.histogram.counts.astype("<i8").tobytes(), 9)),
+                "histogram": _pack(zlib.compress(found.histogram.counts.astype("<i8").tobytes(), 6)),
                 **{key: _pack_floats(getattr(found, key)) for key in ("mean", "energy", "peak")},
             }
             for name, found in self.statistics.items()

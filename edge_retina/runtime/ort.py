@@ -52,12 +52,24 @@ class OrtRuntime:
         self.close()
 
 
-def open_session(model: bytes, threads: int | None = None) -> ort.InferenceSession:
-    """A session on the CPU over any ONNX. Raises RuntimeFailure when ONNX Runtime refuses it."""
+def open_session(
+    model: bytes, threads: int | None = None, *, lean: bool = False, optimize: bool = True
+) -> ort.InferenceSession:
+    """A session on the CPU over any ONNX. Raises RuntimeFailure when ONNX Runtime refuses it.
+
+    lean: for work between a few frames, in less memory and without threads that spin while they wait. optimize: False
+    runs the operators as they are, which for a frame or two costs no time and needs less memory again.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
+    if lean:
+        # An arena, or a block planned ahead for all tensors, is larger than what lives at one time.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # onnxruntime's errors have no common base
