@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -69,6 +71,14 @@ FAMILIES: dict[str, Family] = {
     "keras_hub": Family(keras_hub.recognise, "an NHWC input, rows of deltas and of logits as the two outputs"),
     "keras_retinanet": Family(keras_retinanet.recognise, "an NHWC input, rows of deltas and, after a Sigmoid, scores"),
 }
+
+
+def __getattr__(name: str) -> Any:
+    """export_torchvision and its kin, one for each file in exporters/; who only imports a model need not load them."""
+    family = name.removeprefix("export_")
+    if family == name or not (Path(__file__).parent / "exporters" / f"{family}.py").is_file():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.exporters.{family}"), name)
 
 
 def import_model(source: Source, *, family: str | None = None, overrides: Mapping[str, Any] | None = None) -> Imported:

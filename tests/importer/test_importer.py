@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from models import tiny_model
 from onnx import helper, numpy_helper
 
+from edge_retina import importer
 from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
 from edge_retina.importer import import_model, load_onnx
 from edge_retina.rewrite.heads import cut_heads
@@ -320,3 +321,13 @@ def test_broken_metadata(tmp_path: Path) -> None:
     helper.set_model_props(model, {METADATA_KEY: "{"})
     with pytest.raises(SpecError, match="wanted JSON"):
         import_model(load_onnx(save(model, tmp_path / "m.onnx")))
+
+
+def test_exporters_are_reached_from_here() -> None:
+    """In a trainer's environment, which may not have what another trainer's needs."""
+    for file in (Path(importer.__file__).parent / "exporters").glob("[a-z]*.py"):
+        if file.stem != "attach":
+            assert callable(getattr(importer, f"export_{file.stem}"))
+    for name in ("export_yolo", "torchvision_export", "export_attach"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(importer, name)
