@@ -41,6 +41,7 @@ def described(graph: gs.Graph, data: Mapping[str, Any], origin: str) -> Imported
     out (imported.heads_to_dict), else from_spec finds them. Raises SpecError when they do not fit the graph.
     """
     spec = DetectorSpec.from_dict({name: value for name, value in data.items() if name != "heads"}, origin)
+    _check_grids(spec)
     if data.get("heads") is None:
         return from_spec(graph, spec)
     found = heads_from_dict(spec, data["heads"])
@@ -48,7 +49,50 @@ def described(graph: gs.Graph, data: Mapping[str, Any], origin: str) -> Imported
     if missing := [name for name in (found.trunk_input, *found.logits, *found.deltas) if name not in tensors]:
         outputs = _table([(t.name, list(t.shape or [])) for t in graph.outputs])
         raise SpecError(f"heads: the graph has no tensor {missing[0]!r}; its outputs are {outputs}")
+    _check_heads(graph, found)
     return found
+
+
+def _check_grids(spec: DetectorSpec) -> None:
+    """A level's cells, a stride apart, cover the input, give or take the last cell; in the wrong order they do not."""
+    for level, (cells, strides) in enumerate(zip(spec.level_shapes, spec.strides, strict=True)):
+        for count, stride, side in zip(cells, strides, spec.input_size, strict=True):
+            if not side - 2 * max(stride, count) < count * stride < side + stride:
+                raise SpecError(
+                    f"level {level} of the spec has {cells[0]}x{cells[1]} cells, strides {strides[0]}, {strides[1]}: "
+                    f"not an input of {spec.input_size[0]}x{spec.input_size[1]}; put level_shapes, strides and "
+                    "input_size right, levels fine to coarse"
+                )
+
+
+def _check_heads(graph: gs.Graph, found: Imported) -> None:
+    """The tensors that a person named have the shapes that the spec and the layout give them, where these are known."""
+    spec, layout = found.spec, found.layout
+    copy = graph.copy()
+    image = copy.tensors()[found.trunk_input]
+    if any(image is tensor for tensor in copy.inputs) and layout.input == "nchw":
+        for tensor in copy.tensors().values():
+            if isinstance(tensor, gs.Variable):
+                batch = image.shape[0] if image.shape else "batch"
+                tensor.shape = [batch, 3, *spec.input_size] if tensor is image else None
+    tensors = static_copy(copy).tensors()
+    anchors = [h * w * len(cell) for (h, w), cell in zip(spec.level_shapes, spec.cell_anchors, strict=True)]
+    for kind, names, channels in (("logits", found.logits, spec.num_classes), ("deltas", found.deltas, 4)):
+        for level, name in enumerate(names):
+            cell, (height, width) = len(spec.cell_anchors[level]), spec.level_shapes[level]
+            wanted = {
+                "nchw": (cell * channels, height, width),
+                "nhwc": (height, width, cell * channels),
+                "rows": (anchors[level], channels),
+                "joined": (sum(anchors), channels),
+            }[layout.heads]
+            shape = static_shape(tensors[name]) if name in tensors else None
+            if shape is not None and shape[1:] != wanted:
+                raise SpecError(
+                    f"heads: the spec wants {kind} {name!r} as [B, {', '.join(map(str, wanted))}] ({layout.heads}), in "
+                    f"the graph it is {list(tensors[name].shape)}; put labels, cell_anchors, level_shapes or heads "
+                    "right"
+                )
 
 
 def from_spec(graph: gs.Graph, spec: DetectorSpec) -> Imported:
@@ -74,6 +118,13 @@ def from_spec(graph: gs.Graph, spec: DetectorSpec) -> Imported:
                 )
             taken.add(match)
             heads[kind].append(match)
+    channels_of = {len(cell) * channels for cell in spec.cell_anchors for channels in (spec.num_classes, 4)}
+    left = [(n, s) for n, s in outputs if n not in taken and len(s) == 4 and s[1] in channels_of]
+    if more := [(n, s) for n, s in left if tuple(s[2:]) not in spec.level_shapes]:
+        raise SpecError(
+            f"the spec has {spec.num_levels} levels, the graph more outputs that look like heads: {_table(more)}; "
+            "describe all levels in strides, level_shapes and cell_anchors, or name the heads in the spec's heads"
+        )
     return Imported(spec, image.name, tuple(heads["logits"]), tuple(heads["deltas"]))
 
 

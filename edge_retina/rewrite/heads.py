@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.errors import ModelError
 from edge_retina.importer import Imported
+from edge_retina.importer.heads import nodes_of
 
 __all__ = ["TRUNK_INPUT", "cut_heads"]
 
@@ -14,6 +15,7 @@ TRUNK_INPUT = "images"
 _PREFIX = "model/"
 # Whose constant inputs are weights; infinities elsewhere (limits, masks, paddings) can be meant.
 _WEIGHTED = ("BatchNormalization", "Conv", "ConvTranspose", "Gemm", "MatMul")
+_LOOPS = ("Loop", "Scan")
 _FLOATS = (np.float16, np.float32, np.float64)
 
 
@@ -25,7 +27,7 @@ def cut_heads(graph: gs.Graph, found: Imported) -> int:
     float32, by a Cast where the model is float16; the batch axis becomes free; recorded shapes of inner tensors, true
     for one batch size only, are forgotten. Scope: main graph. Returns the number of tensors renamed and nodes dropped;
     a second run returns 0. Raises ModelError: a named tensor is missing, the heads need more than the trunk's input, a
-    weight is NaN or infinite.
+    weight is NaN or infinite, a loop.
     """
     wanted = [(f"logits_{i}", name) for i, name in enumerate(found.logits)]
     wanted += [(f"deltas_{i}", name) for i, name in enumerate(found.deltas)]
@@ -43,6 +45,11 @@ def cut_heads(graph: gs.Graph, found: Imported) -> int:
     graph.cleanup(remove_unused_graph_inputs=False).toposort()
     inner = graph.tensors()
     _check(found, trunk, inner)
+    if loops := [node for node in nodes_of(graph) if node.op in _LOOPS]:
+        raise ModelError(
+            f"{loops[0].op} {loops[0].name!r} stands between {found.trunk_input!r} and the heads, where nothing tells "
+            "that it ends; export the model without loops"
+        )
     for tensor in inner.values():
         if isinstance(tensor, gs.Variable):
             tensor.shape = None
