@@ -21,12 +21,13 @@ from edge_retina import errors, project
 from edge_retina.commands.build import build_command
 from edge_retina.commands.calib import calib_command
 from edge_retina.commands.eval import eval_command
-from edge_retina.commands.options import read_spec
+from edge_retina.commands.options import blanks, read_spec
 from edge_retina.commands.report import report_command
 from edge_retina.commands.sensitivity import sensitivity_command
 from edge_retina.commands.verify import verify_command
 from edge_retina.console import Results
 from edge_retina.demo import demo_command
+from edge_retina.drafts import Draft
 from edge_retina.train.cli import train_command
 
 __all__ = ["cli", "main"]
@@ -164,15 +165,31 @@ def _line(frame: Any, detections: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--family", help="Exporter family, when it is not recognised.")
 @click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
+@click.option("--write-spec", type=click.Path(path_type=Path), help="Write all that as a file for --spec.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
-def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool) -> None:
-    """Show what an ONNX or a bundle is: heads, levels, anchors, thresholds, preprocessing, each with its origin."""
-    from edge_retina.inspect import inspect_file, rows
+def inspect(file: Path, family: str | None, spec_path: str | None, write_spec: Path | None, as_json: bool) -> None:
+    """Show what an ONNX or a bundle is: heads, levels, anchors, thresholds, preprocessing, each with its origin.
+
+    Of a graph that no family knows --write-spec starts a spec: what the graph says is filled in, the rest null.
+    """
+    from edge_retina.inspect import inspect_file, rows, spec_file, start_spec
     from edge_retina.spec import DetectorSpec
 
-    facts = inspect_file(file, family=family, overrides=read_spec(spec_path))
-    if facts["kind"] == "bundle" and (family is not None or spec_path is not None):
-        raise errors.UsageError(f"{file}: --family and --spec apply to an ONNX only; leave them out for a bundle")
+    try:
+        facts = inspect_file(file, family=family, overrides=read_spec(spec_path))
+    except errors.NotADetector:
+        if write_spec is None:
+            raise
+        started = start_spec(file)
+        _write_spec(write_spec, started)
+        click.echo(f"{write_spec}: started, for no family knows this graph; fill in: {', '.join(blanks(started))}")
+        return
+    if facts["kind"] == "bundle" and (family is not None or spec_path is not None or write_spec is not None):
+        options = "--family, --spec and --write-spec apply to an ONNX only"
+        raise errors.UsageError(f"{file}: {options}; leave them out for a bundle")
+    if write_spec is not None:
+        _write_spec(write_spec, spec_file(facts))
+        _talk(f"{write_spec}: spec and heads of {file}, for --spec")
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return
@@ -183,10 +200,22 @@ def inspect(file: Path, family: str | None, spec_path: str | None, as_json: bool
     Results().print(table)
     if facts["kind"] == "onnx":
         heads = facts["heads"]
-        click.echo(f"heads from {heads['input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")
+        click.echo(f"heads from {heads['trunk_input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")
         click.echo("\n  ".join(["build would rewrite:", *facts["rewrite"]]))
     else:
         size = facts["frame_size"]
         frames = "any" if size is None else f"{size[1]}x{size[0]}"
         click.echo(f"precision {facts['precision']}, frames {frames}, batch {facts['batch_max'] or 'any'}")
         click.echo(f"digest {facts['digest']}, built by edge-retina {facts['edge_retina']}")
+
+
+def _write_spec(target: Path, data: dict[str, Any]) -> None:
+    """Write a spec file. Raises UsageError where there is a file already, OutputError."""
+    if target.exists():
+        raise errors.UsageError(f"{target}: is there already, and may have been filled in; choose another name")
+    draft = Draft(target)
+    try:
+        draft.fill((json.dumps(data, indent=1) + "\n").encode())
+        draft.publish()
+    finally:
+        draft.discard()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edge_retina.bundle import read_bundle
 from edge_retina.spec import DetectorSpec
 
-__all__ = ["inspect_file", "is_zip", "rows"]
+if TYPE_CHECKING:
+    from edge_retina.importer import Imported
+
+__all__ = ["inspect_file", "is_zip", "rows", "spec_file", "start_spec"]
 
 
 def inspect_file(
@@ -19,8 +23,9 @@ def inspect_file(
 ) -> dict[str, Any]:
     """Facts about an ONNX or a bundle, as plain JSON values.
 
-    Keys: kind ("onnx" or "bundle"), file, spec (with origins), candidates; for an ONNX opset, digest, heads and
-    `rewrite`, the steps build would take; for a bundle its manifest. Raises ModelError, BundleError.
+    Keys: kind ("onnx" or "bundle"), file, spec (with origins), candidates; for an ONNX opset, digest, heads (as
+    importer.heads_to_dict has them) and `rewrite`, the steps build would take; for a bundle its manifest. Raises
+    ModelError, BundleError.
     """
     if path.suffix == ".edge" or is_zip(path):
         bundle = read_bundle(path)
@@ -40,7 +45,7 @@ def inspect_file(
             "spec": bundle.spec.to_dict(),
             "candidates": bundle.spec.candidates(),
         }
-    from edge_retina.importer import import_model, load_onnx
+    from edge_retina.importer import heads_to_dict, import_model, load_onnx
 
     source = load_onnx(path)
     found = import_model(source, family=family, overrides=overrides)
@@ -53,8 +58,8 @@ def inspect_file(
         "nodes": len(source.graph.nodes),
         "spec": spec.to_dict(),
         "candidates": spec.candidates(),
-        "heads": {"input": found.trunk_input, "logits": list(found.logits), "deltas": list(found.deltas)},
-        "rewrite": _steps(spec, found.trunk_input, len(source.graph.nodes)),
+        "heads": heads_to_dict(found),
+        "rewrite": _steps(found, len(source.graph.nodes)),
     }
 
 
@@ -67,12 +72,36 @@ def is_zip(path: Path) -> bool:
     return False
 
 
-def _steps(spec: DetectorSpec, trunk_input: str, nodes: int) -> list[str]:
+def spec_file(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--spec` reads: spec and heads of an ONNX, out of inspect_file's facts. Reading it gives the same model."""
+    return {name: value for name, value in facts["spec"].items() if name != "origins"} | {"heads": facts["heads"]}
+
+
+def start_spec(path: Path) -> dict[str, Any]:
+    """A spec file for an ONNX that no family knows, None where the graph does not say. Raises ModelError."""
+    from edge_retina.importer import load_onnx
+    from edge_retina.outline import outline
+
+    return outline(load_onnx(path))
+
+
+def _steps(found: Imported, nodes: int) -> list[str]:
+    from edge_retina.importer import HeadLayout
+
+    spec, layout, plain = found.spec, found.layout, HeadLayout()
     height, width = spec.input_size
     k = spec.max_detections
     scope = "all levels" if spec.top_k_scope == "all" else "each level"
+    heads = len(found.logits) + len(found.deltas)
+    unlike = [
+        f"{f.name} {_plain(getattr(layout, f.name))}"
+        for f in fields(layout)
+        if f.name != "activated" and getattr(layout, f.name) != getattr(plain, f.name)
+    ]
+    unlike += ["scores after the sigmoid"] if layout.activated else []
     return [
-        f"heads: keep what lies between {trunk_input!r} and the {2 * spec.num_levels} head tensors, of {nodes} nodes",
+        *([f"canonical: {', '.join(unlike)} become [B, A*K, H, W] and [B, A*4, H, W]"] if unlike else []),
+        f"heads: keep what lies between {found.trunk_input!r} and the {heads} head tensors, of {nodes} nodes",
         f"frame_input: frames uint8 [B, H, W, 3] BGR, {spec.resize} to {width}x{height}, then {spec.color_order}, "
         "normalised",
         f"decode: edge_retina::AnchorDecode, the best {spec.top_k} pairs of {scope} above {spec.score_threshold}",
@@ -121,6 +150,12 @@ def rows(spec: DetectorSpec) -> list[tuple[str, str, str]]:
         else:
             result.append((name, value, origin))
     return result
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from edge_retina.errors import SpecError
 
-__all__ = ["frame_size", "read_spec"]
+__all__ = ["blanks", "frame_size", "read_spec"]
 
 
 def frame_size(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -24,7 +25,10 @@ def frame_size(_: click.Context, option: click.Parameter, value: str | None) -> 
 
 
 def read_spec(path: str | None) -> dict[str, Any]:
-    """Fields of a spec file, or of the spec in what `inspect --json` wrote. Raises SpecError."""
+    """Fields of a spec file, or of the spec in what `inspect --json` wrote.
+
+    Raises SpecError, also for fields that were started as null and not filled in.
+    """
     if path is None:
         return {}
     try:
@@ -35,4 +39,17 @@ def read_spec(path: str | None) -> dict[str, Any]:
         data = data["spec"]
     if not isinstance(data, dict):
         raise SpecError(f"{path}: wanted a JSON object of spec fields, found {type(data).__name__}")
+    if empty := blanks(data):
+        raise SpecError(
+            f"{path}: still to be filled in, for the graph does not say: {', '.join(empty)} (null now; what each means "
+            "stands in edge_retina/spec.py, for heads in edge_retina/importer/imported.py)"
+        )
     return data
+
+
+def blanks(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Which fields of a spec file are null, those of its heads as heads.NAME; shortest_side may be."""
+    heads = data.get("heads")
+    inner = heads.items() if isinstance(heads, Mapping) else ()
+    outer = [name for name, value in data.items() if value is None and name not in ("shortest_side", "heads")]
+    return (*outer, *(f"heads.{name}" for name, value in inner if value is None))

@@ -110,8 +110,8 @@ class Original:
             got = self._session.run(names, {self._input: np.ascontiguousarray(value, self._type or np.float32)})
         except Exception as exc:  # onnxruntime's errors have no common base
             raise RuntimeFailure(
-                f"the original graph fails in ONNX Runtime on a picture of {picture.shape[1]}x{picture.shape[0]}: "
-                f"{exc!s:.300}"
+                f"the original graph fails in ONNX Runtime on a picture of {picture.shape[1]}x{picture.shape[0]}; give "
+                f"recorded detections with --reference, or compare the heads with --heads: {exc!s:.300}"
             ) from exc
         values: dict[str, npt.NDArray[Any]] = dict(zip(names, got, strict=True))
         return Seen(self.outputs.read(values), self._content(values), self._network_input(values))

@@ -69,7 +69,7 @@ class DetectionOutputs:
         values: each output by its name.
         """
         boxes = values[self.boxes].astype(np.float32)
-        rows = boxes.reshape(-1, boxes.shape[-2], boxes.shape[-1])[0]
+        rows = boxes[0] if boxes.ndim == 3 else boxes
         scores = rows[:, _CORNERS] if self.scores is None else _first(values[self.scores], len(rows))
         labels = _first(values[self.labels], len(rows))
         end = len(rows) if self.count is None else int(values[self.count].reshape(-1)[0])

@@ -67,7 +67,10 @@ def read_reference(path: Path, labels: Sequence[str]) -> Reference:
 
 
 def _read_npz(path: Path, _: Sequence[str]) -> dict[str, Found]:
-    with np.load(path, allow_pickle=False) as arrays:
+    with path.open("rb") as file:  # np.load would leave a damaged one open
+        arrays = np.load(file, allow_pickle=False)
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise TypeError("it holds one array without a name")
         names = [key.removesuffix(".boxes") for key in arrays.files if key.endswith(".boxes")]
         return {name: _checked(name, *(arrays[f"{name}.{kind}"] for kind in _ARRAYS)) for name in names}
 
@@ -85,8 +88,7 @@ def _read_json(path: Path, labels: Sequence[str]) -> dict[str, Found]:
             rows.setdefault(str(row["image_id"]), []).append((box, row["score"], _label(row["category_id"], labels)))
     found = {}
     for name, items in rows.items():
-        boxes = np.array([item[0] for item in items], np.float64).reshape(len(items), -1)
-        boxes = boxes if items else np.zeros((0, 4))
+        boxes = np.array([item[0] for item in items], np.float64) if items else np.zeros((0, 4))
         found[name] = _checked(name, boxes, np.array([i[1] for i in items]), np.array([i[2] for i in items], np.int64))
     return found
 
