@@ -12,7 +12,10 @@ process of its own: seconds and peak memory are those of the whole process, impo
 
 Which nodes to leave in float is for the user of those tools to find: some sets are tried, calibrated on 32 pictures,
 on the first --select test pictures, and the best one is kept. So they are chosen by what they are then measured with;
-edge-retina never sees the test set. Time and memory of those trials do not count.
+edge-retina never sees the test set. Seconds and peak memory are those of the final run alone; "with search" adds the
+trials, calibrations and evaluations together. edge-retina's own search is part of its run, and so is the proof, the
+measuring of FP32 and INT8 on calibration pictures; "calibration and quantization
+alone" is a run of no more than the tools do, without search, proof, report and bundle.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from edge_retina.runtime.ort import OrtRuntime, open_session
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "samples" / "digits"
-WORKER = Path(__file__).with_name("quantization_worker.py")
+WORKER, ALONE = (Path(__file__).with_name(f"{name}_worker.py") for name in ("quantization", "alone"))
 METHODS = {
     "fp32": "FP32",
     "ort-minmax": "quantize_static, MinMax",
@@ -52,6 +55,7 @@ METHODS = {
     "modelopt-max": "modelopt, max",
     "modelopt-entropy": "modelopt, entropy",
     "edge-retina": "edge-retina build --int8",
+    "edge-retina-alone": "edge-retina, calibration and quantization alone, all in INT8",
 }
 # Calibration pictures while exclusions are tried.
 TRIAL_PICTURES = 32
@@ -61,8 +65,9 @@ MEASURE = """
 import json, resource, subprocess, sys, time
 start = time.monotonic()
 code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
-seconds, peak = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-print(json.dumps({"code": code, "seconds": round(seconds, 1), "peak_mib": round(peak)}))
+seconds, used = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+print(json.dumps({"code": code, "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1), "peak_mib": round(peak)}))
 """
 
 
@@ -102,7 +107,7 @@ def accuracy(task: Task, model: bytes, limit: int | None = None) -> dict[str, fl
 
 
 def measured(command: Sequence[str | Path]) -> dict[str, Any]:
-    """Run a command; its seconds and peak_mib. Raises RuntimeError with the end of what it said when it fails."""
+    """Run a command; its seconds, cpu_seconds and peak_mib. Raises RuntimeError with what it said last if it fails."""
     words = [sys.executable, "-c", MEASURE, *map(str, command)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT)
     report: dict[str, Any] = json.loads(done.stdout)
@@ -127,13 +132,15 @@ def run_tool(task: Task, method: str) -> dict[str, Any]:
         costs = measured([python, WORKER, json.dumps({**job, "exclude": ways[way]}, default=str)])
         return whole_detector(onnx.load(out), task.bundle.spec), costs
 
-    tried = {}
+    tried, start = {}, time.monotonic()
     for way in ways:
         model, _ = quantize(way, pictures=TRIAL_PICTURES, cache=ranges)
         tried[way] = round(accuracy(task, model.SerializeToString(), task.select)["AP"], 4)
         print(f"  {method}, left in float: {way}: AP {tried[way]:.4f}", file=sys.stderr)
+    searching = time.monotonic() - start
     best = max(tried, key=tried.__getitem__)
     model, costs = quantize(best)
+    costs["with_search"] = round(searching + costs["seconds"], 1)
     found = {**accuracy(task, model.SerializeToString()), "int8_share": int8_share(model)}
     return {**found, **costs, "excluded": best, "tried": tried}
 
@@ -150,12 +157,24 @@ def run_ours(task: Task, method: str) -> dict[str, Any]:
     costs = measured([sys.executable, "-m", "edge_retina", *build_command])
     model = read_bundle(out).model()
     share = int8_share(onnx.load_from_string(model))
-    return {**accuracy(task, model), "int8_share": share, **costs}
+    return {**accuracy(task, model), "int8_share": share, **costs, "with_search": costs["seconds"]}
+
+
+def run_alone(task: Task, method: str) -> dict[str, Any]:
+    """Row of what in edge-retina does the same as a tool with given exclusions."""
+    out = task.work / f"{method}.onnx"
+    costs = measured([sys.executable, ALONE, task.model, task.calib, out])
+    model = out.read_bytes()
+    return {**accuracy(task, model), "int8_share": int8_share(onnx.load_from_string(model)), **costs}
 
 
 def run(task: Task, methods: Sequence[str]) -> list[dict[str, Any]]:
     """A row per method; one that fails says why in `failed`."""
-    ways: dict[str, Callable[[Task, str], dict[str, Any]]] = {"fp32": run_fp32, "edge-retina": run_ours}
+    ways: dict[str, Callable[[Task, str], dict[str, Any]]] = {
+        "fp32": run_fp32,
+        "edge-retina": run_ours,
+        "edge-retina-alone": run_alone,
+    }
     rows = []
     for method in methods:
         start = time.monotonic()
@@ -170,7 +189,8 @@ def run(task: Task, methods: Sequence[str]) -> list[dict[str, Any]]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as a markdown table; a difference needs the FP32 row."""
-    head = ["method", "AP", "against FP32", "AP50", "AP75", "INT8 share", "seconds", "peak MiB", "left in float"]
+    head = ["method", "AP", "against FP32", "AP50", "AP75", "INT8 share"]
+    head += ["seconds", "CPU seconds", "with search", "peak MiB", "left in float"]
     lines = [head, ["---"] * len(head)]
     whole = next((row["AP"] for row in rows if row["method"] == "fp32" and "AP" in row), None)
     for row in rows:
@@ -180,7 +200,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
             continue
         gap = "" if whole is None or row["method"] == "fp32" else f"{row['AP'] - whole:+.4f}"
         metrics = [f"{row['AP']:.4f}", gap, f"{row['AP50']:.4f}", f"{row['AP75']:.4f}", f"{row['int8_share']:.1%}"]
-        costs = [str(row.get(name, "")) for name in ("seconds", "peak_mib")]
+        costs = [str(row.get(name, "")) for name in ("seconds", "cpu_seconds", "with_search", "peak_mib")]
         lines.append([name, *metrics, *costs, row.get("excluded", "")])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
