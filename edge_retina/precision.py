@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,6 +32,7 @@ from edge_retina.int8 import (
     some_frames,
     some_layers,
 )
+from edge_retina.memory import give_back as give_back_memory
 from edge_retina.proof import Judge, Measured, Trial, cautions, open_judge
 from edge_retina.quantize import Recipe
 from edge_retina.rewrite.half import half_overflow, to_half
@@ -128,17 +127,10 @@ def make(source: Float, asked: Asked) -> Made:
 
 
 def _tidied(on_stage: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, behind giving freed memory back to the system.
-
-    glibc keeps what lies below something still in use: behind ONNX Runtime's sessions that is 60 to 80 MB of digits,
-    on top of which the next stage would have its peak.
-    """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    trim = getattr(libc, "malloc_trim", None)  # other C libraries have none
+    """The same, behind giving freed memory back, for else each stage has its peak on top of what the last one left."""
 
     def told(stage: str) -> None:
-        if trim is not None:
-            trim(0)
+        give_back_memory()
         on_stage(stage)
 
     return told
