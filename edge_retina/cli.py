@@ -185,7 +185,7 @@ def inspect(file: Path, family: str | None, spec_path: str | None, write_spec: P
         click.echo(f"{write_spec}: started, for no family knows this graph; fill in: {', '.join(blanks(started))}")
         return
     if facts["kind"] == "bundle" and (family is not None or spec_path is not None or write_spec is not None):
-        options = "--family, --spec and --write-spec apply to an ONNX only"
+        options = "--family and --spec, as --write-spec, apply to an ONNX only"
         raise errors.UsageError(f"{file}: {options}; leave them out for a bundle")
     if write_spec is not None:
         _write_spec(write_spec, spec_file(facts))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from edge_retina.spec import DetectorSpec
 __all__ = ["outline"]
 
 _BOX_NAMES, _CLASS_NAMES = ("box", "reg", "loc", "delta"), ("cls", "class", "score", "logit", "conf")
-# Finest strides that pyramids begin with, and how many levels they have.
+# Finest strides that pyramids begin with, the paper's first, and how many levels they have.
 _FINEST, _LEVELS, _MOST_ANCHORS = (8, 4, 16), (3, 4, 5, 6), 24
 _STRIDES = tuple(2**power for power in range(1, 11))
 
@@ -90,7 +90,7 @@ def _find_heads(graph: gs.Graph, size: tuple[int, int] | None) -> _Heads | None:
     shapes = {t.name: shape for t in graph.outputs if (shape := static_shape(t)) is not None}
     grids = {name: shape for name, shape in shapes.items() if len(shape) == 4}
     for layout, (y, x), channel in (("nchw", (2, 3), 1), ("nhwc", (1, 2), 3)):
-        pairs = _paired({name: (shape[y], shape[x]) for name, shape in grids.items()})
+        pairs = _paired({n: (s[y], s[x]) for n, s in grids.items()}, {n: s[channel] for n, s in grids.items()})
         widths = {tuple(grids[name][channel] for name in pair) for _, pair in pairs}
         if len(widths) == 1:
             a, b = widths.pop()
@@ -100,7 +100,7 @@ def _find_heads(graph: gs.Graph, size: tuple[int, int] | None) -> _Heads | None:
             known = None if way is None else (way[2] // 4, way[1] // (way[2] // 4))
             return _named(layout, [pair for _, pair in pairs], way, known, sizes)
     rows = {name: shape for name, shape in shapes.items() if len(shape) == 3}
-    pairs = _paired({name: (shape[1],) for name, shape in rows.items()})
+    pairs = _paired({n: (s[1],) for n, s in rows.items()}, {n: s[2] for n, s in rows.items()})
     widths = {tuple(rows[name][2] for name in pair) for _, pair in pairs}
     if len(widths) != 1:
         return None
@@ -114,14 +114,17 @@ def _find_heads(graph: gs.Graph, size: tuple[int, int] | None) -> _Heads | None:
     return heads if way is None else replace(heads, classes=way[1])
 
 
-def _paired(keys: Mapping[str, tuple[int, ...]]) -> list[tuple[tuple[int, ...], tuple[str, str]]]:
-    """Outputs two by two with equal keys, the largest first; nothing unless all of them pair off."""
+def _paired(
+    keys: Mapping[str, tuple[int, ...]], widths: Mapping[str, int]
+) -> list[tuple[tuple[int, ...], tuple[str, str]]]:
+    """Outputs two by two with equal keys, the largest first, the narrower of two first; nothing unless all pair off."""
     groups: dict[tuple[int, ...], list[str]] = {}
     for name, key in keys.items():
         groups.setdefault(key, []).append(name)
     if any(len(names) != 2 for names in groups.values()):
         return []
-    return [(key, (groups[key][0], groups[key][1])) for key in sorted(groups, key=lambda k: -math.prod(k))]
+    pairs = {key: sorted(names, key=lambda name: widths[name]) for key, names in groups.items()}
+    return [(key, (pairs[key][0], pairs[key][1])) for key in sorted(pairs, key=lambda k: -math.prod(k))]
 
 
 def _chosen(ways: list[tuple[int, int, int]], pairs: Sequence[tuple[str, str]]) -> tuple[int, int, int] | None:
@@ -155,24 +158,24 @@ def _named(
 
 
 def _grid(size: tuple[int, int] | None, counts: Sequence[int]) -> tuple[int, Pairs] | None:
-    """Anchors per cell and level sizes that give so many rows, a count per level or one for all; None unless unique."""
+    """Anchors per cell and level sizes that give so many rows, a count per level or one for all.
+
+    Of several the one whose finest stride comes first in _FINEST; None where that is not one.
+    """
     if size is None:
         return None
-    found = set()
-    for sizes in _pyramids(size, len(counts)):
-        cells = [height * width for height, width in sizes]
-        wanted = cells if len(counts) > 1 else [sum(cells)]
-        anchors = counts[0] // wanted[0]
-        if 1 <= anchors <= _MOST_ANCHORS and [anchors * cell for cell in wanted] == list(counts):
-            found.add((anchors, sizes))
-    return found.pop() if len(found) == 1 else None
-
-
-def _pyramids(size: tuple[int, int], outputs: int) -> Iterator[Pairs]:
     for finest in _FINEST:
-        for levels in _LEVELS if outputs == 1 else (outputs,):
-            strides = [finest << level for level in range(levels)]
-            yield tuple((-(-size[0] // s), -(-size[1] // s)) for s in strides)
+        found = set()
+        for levels in _LEVELS if len(counts) == 1 else (len(counts),):
+            sizes = tuple((-(-size[0] // s), -(-size[1] // s)) for s in (finest << level for level in range(levels)))
+            cells = [height * width for height, width in sizes]
+            wanted = cells if len(counts) > 1 else [sum(cells)]
+            anchors = counts[0] // wanted[0]
+            if 1 <= anchors <= _MOST_ANCHORS and [anchors * cell for cell in wanted] == list(counts):
+                found.add((anchors, sizes))
+        if found:
+            return found.pop() if len(found) == 1 else None
+    return None
 
 
 def _strides(size: tuple[int, int] | None, sizes: Pairs | None) -> Pairs | None:

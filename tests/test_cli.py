@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from models import tiny_model
+from models import tiny_model, write_pictures
 
 from edge_retina import build, cli
 from edge_retina.project import FILE, Project, read_project
@@ -114,7 +114,7 @@ def test_no_command_shows_the_help(edge_retina: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["build", "run", "inspect", "train", "demo", "eval", "calib", "sensitivity", "report"]
+    "command", ["build", "run", "inspect", "train", "demo", "eval", "calib", "sensitivity", "report", "verify"]
 )
 def test_each_command_has_help(edge_retina: Run, command: str) -> None:
     result = edge_retina(command, "--help")
@@ -390,6 +390,36 @@ def test_a_full_disk(edge_retina: Run, bundle: Path) -> None:
 
 
 # inspect
+
+
+def test_inspect_writes_a_spec_that_is_read_again(edge_retina: Run, model: Path, bundle: Path) -> None:
+    result = edge_retina("inspect", "m.onnx", "--write-spec", "s.json")
+    assert (result.code, result.err) == (0, "s.json: spec and heads of m.onnx, for --spec\n")
+    first = json.loads(edge_retina("inspect", "m.onnx", "--json").out)
+    again = json.loads(edge_retina("inspect", "m.onnx", "--spec", "s.json", "--json").out)
+    assert (again["spec"] | {"origins": {}}, again["heads"]) == (first["spec"] | {"origins": {}}, first["heads"])
+    assert_one_message(edge_retina("inspect", "m.onnx", "--write-spec", "s.json"), 2, "s.json: is there already")
+    assert_one_message(edge_retina("inspect", "m.edge", "--write-spec", "t.json"), 2, "--write-spec", "an ONNX only")
+    assert names_in(model.parent) == ["m.edge", "m.onnx", "s.json"]
+
+
+def test_inspect_starts_a_spec_for_what_no_family_knows(edge_retina: Run, folder: Path, model: Path) -> None:
+    bare = onnx.load(model)
+    del bare.metadata_props[:]
+    onnx.save(bare, "bare.onnx")
+    result = edge_retina("inspect", "bare.onnx", "--write-spec", "s.json")
+    wanted = "s.json: started, for no family knows this graph; fill in: mean, std, cell_anchors\n"
+    assert result == (0, wanted, "")
+    assert_one_message(edge_retina("build", "bare.onnx", "--spec", "s.json"), 4, "to be filled in", "cell_anchors")
+
+
+def test_detections_that_differ_have_an_exit_code(edge_retina: Run, bundle: Path) -> None:
+    write_pictures(bundle.parent / "pictures", 1)
+    Path("r.json").write_text('{"000.png": [{"bbox": [1, 2, 3, 4], "score": 0.9, "label": 0}]}')
+    result = edge_retina("verify", "m.edge", "--images", "pictures", "--reference", "r.json")
+    assert result.code == 10
+    assert result.err.startswith("edge-retina: m.edge: 1 detections missed and")
+    assert "verify.png: 000.png" in result.out
 
 
 def test_inspect_text(edge_retina: Run, model: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 from models import tiny_model
 
 from edge_retina import build
-from edge_retina.errors import BundleCorrupt, BundleError, ModelError, SpecError
-from edge_retina.inspect import inspect_file, rows
+from edge_retina.errors import BundleCorrupt, BundleError, ModelError, NotADetector, SpecError
+from edge_retina.importer import HeadLayout, Imported, import_model, load_onnx
+from edge_retina.inspect import _steps, inspect_file, rows, spec_file, start_spec
 from edge_retina.spec import DetectorSpec
 
 
@@ -50,9 +51,14 @@ def test_facts_of_an_onnx(model: Path) -> None:
     # 8 x 8 cells x 3 anchors x 3 classes = 576, and 4 x 4 x 9 = 144.
     assert facts["candidates"] == 720
     assert facts["heads"] == {
-        "input": "images",
+        "trunk_input": "images",
         "logits": ["logits_3", "logits_4"],
         "deltas": ["deltas_3", "deltas_4"],
+        "input": "nchw",
+        "heads": "nchw",
+        "class_major": False,
+        "delta_order": [0, 1, 2, 3],
+        "activated": False,
     }
     assert facts["spec"]["origins"]["mean"] == "metadata"
     assert [step.split(":")[0] for step in facts["rewrite"]] == ["heads", "frame_input", "decode", "nms"]
@@ -77,6 +83,55 @@ def test_a_damaged_bundle(model: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleCorrupt, match="truncated"):
         inspect_file(path)
+
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+@pytest.mark.parametrize("name", ["tiny", "tv_v1_raw_ts", "tv_v2_whole_ts"])
+def test_a_spec_file_gives_the_same_model(model: Path, name: str) -> None:
+    path = model if name == "tiny" else FIXTURES / f"{name}.onnx"
+    source = load_onnx(path)
+    found = import_model(source)
+    written = json.loads(json.dumps(spec_file(inspect_file(path))))
+    assert "origins" not in written
+    again = import_model(source, overrides=written)
+    assert again == found
+    assert set(again.spec.origins.values()) == {"user"}
+
+
+def test_a_started_spec_filled_in_gives_the_model(tmp_path: Path) -> None:
+    made, spec = tiny_model()
+    del made.metadata_props[:]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(made.SerializeToString())
+    with pytest.raises(NotADetector):
+        inspect_file(path)
+    started = start_spec(path)
+    assert [name for name, value in started.items() if value is None] == [
+        "mean",
+        "std",
+        "shortest_side",
+        "cell_anchors",
+    ]
+    wanted = spec.to_dict()
+    chosen = {name: wanted[name] for name in ("family", "labels", "mean", "std", "pad_value", "cell_anchors")}
+    found = import_model(load_onnx(path), overrides={**started, **chosen})
+    assert found.spec == spec
+    assert (found.logits, found.deltas) == (("logits_3", "logits_4"), ("deltas_3", "deltas_4"))
+
+
+def test_steps_name_what_is_not_canonical() -> None:
+    _, spec = tiny_model()
+    plain = Imported(spec, "x", ("l", "m"), ("d", "e"))
+    assert [step.split(":")[0] for step in _steps(plain, 9)] == ["heads", "frame_input", "decode", "nms"]
+    layout = HeadLayout(input="nhwc", heads="joined", delta_order=(1, 0, 3, 2), activated=True)
+    first, second, *_ = _steps(Imported(spec, "x", ("l",), ("d",), layout), 9)
+    assert first == (
+        "canonical: input nhwc, heads joined, delta_order 1 0 3 2, scores after the sigmoid become [B, A*K, H, W] and "
+        "[B, A*4, H, W]"
+    )
+    assert "'x' and the 2 head tensors, of 9 nodes" in second
 
 
 def test_overrides(model: Path) -> None:

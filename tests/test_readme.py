@@ -99,7 +99,7 @@ def test_commands_run(clone, command):
 
 
 def test_every_command_of_the_readme_was_seen():
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 12
     assert len(blocks("python")) == 2
 
 
@@ -128,5 +128,6 @@ def test_exit_codes_are_those_of_the_error_classes():
         errors.RuntimeFailure: "runtime",
         errors.MissingPackage: "package",
         errors.AccuracyLost: "accuracy",
+        errors.Mismatch: "detections",
     }.items():
         assert listed[str(cls.exit_code)] == word

@@ -7,7 +7,7 @@ import json
 import click
 import pytest
 
-from edge_retina.commands.options import frame_size, read_spec
+from edge_retina.commands.options import blanks, frame_size, read_spec
 from edge_retina.errors import SpecError
 
 
@@ -49,4 +49,14 @@ def test_no_spec(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SpecError, match=f"{path}: wanted a"):
+        read_spec(str(path))
+
+
+def test_what_was_started_is_to_be_filled_in(tmp_path):
+    fields = {"mean": None, "std": [1, 1, 1], "shortest_side": None, "heads": {"trunk_input": None, "logits": ["a"]}}
+    assert blanks(fields) == ("mean", "heads.trunk_input")
+    assert blanks({}) == blanks({"shortest_side": None, "heads": None}) == ()
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(SpecError, match=r"still to be filled in, .*: mean, heads\.trunk_input \(null now"):
         read_spec(str(path))
