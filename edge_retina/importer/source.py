@@ -6,20 +6,25 @@ import hashlib
 import stat
 import warnings
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from edge_retina.errors import ModelError
+from edge_retina.importer.heads import constant
 
 __all__ = ["Source", "load_onnx"]
 
 # Reduce* and Squeeze took their modern form at 13; what is older is converted to this.
 _OLDEST_OPSET, _CONVERT_TO = 13, 17
 _MAX_BYTES = 2**31 - 1
+_LEAST_IR = 4
+_LISTS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_DIGITS = 18
 _PACKED = {"INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4}
@@ -30,7 +35,8 @@ _AGAIN = "copy or export it again"
 class Source:
     """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included).
 
-    Nodes that no output depends on are not in the graph.
+    The graph is tidied: nodes that no output depends on are gone, no two nodes have one name, a Constant node holds a
+    tensor, and Dropout, as it is at inference, is an Identity.
     """
 
     def __init__(self, model: onnx.ModelProto, digest: str) -> None:
@@ -40,6 +46,33 @@ class Source:
         with G_LOGGER.suppress(G_LOGGER.ERROR):  # which would write to stdout
             self.graph: gs.Graph = gs.import_onnx(model)
             self.graph.cleanup(remove_unused_graph_inputs=False)
+        # Below 4 weights would have to be inputs, which graphsurgeon does not write.
+        self.graph.ir_version = max(_LEAST_IR, self.graph.ir_version or _LEAST_IR)
+        _tidy(self.graph)
+
+
+def _tidy(graph: gs.Graph) -> None:
+    taken = {node.name for node in graph.nodes}
+    seen: set[str] = set()
+    for number, node in enumerate(graph.nodes):
+        if node.name in seen and node.name:  # ONNX Runtime refuses them
+            node.name = next(name for n in count(number) if (name := f"{node.name}_{n}") not in taken)
+            taken.add(node.name)
+        seen.add(node.name)
+        for kind in (_LISTS.keys() & node.attrs.keys()) if node.op == "Constant" else ():
+            value = np.array(node.attrs.pop(kind), _LISTS[kind])
+            node.attrs["value"] = gs.Constant(node.outputs[0].name, value)
+        if node.op == "Dropout" and _is_idle(graph, node):
+            node.op, node.attrs = "Identity", {}
+            node.inputs, node.outputs = node.inputs[:1], node.outputs[:1]
+
+
+def _is_idle(graph: gs.Graph, dropout: gs.Node) -> bool:
+    training = dropout.inputs[2] if len(dropout.inputs) > 2 and not dropout.inputs[2].is_empty() else None
+    mask = dropout.outputs[1] if len(dropout.outputs) > 1 else None
+    wanted = mask is not None and (bool(mask.outputs) or any(mask is output for output in graph.outputs))
+    mode = constant(training) if training is not None else np.zeros(1)
+    return not wanted and mode is not None and not mode.any()
 
 
 def load_onnx(path: Path) -> Source:

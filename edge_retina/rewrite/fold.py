@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -36,13 +37,13 @@ _NOT_EVALUATED = frozenset(
 def fold(graph: gs.Graph) -> int:
     """Evaluate constant nodes, drop nodes that do nothing, and fold scaling and shifting after a Conv into it.
 
-    Rule: Constant nodes become initializers; Identity, and Dropout as at inference, go; nodes whose inputs are all
-    constants are evaluated, results over 1 MiB left out that are larger than their inputs; shape arithmetic becomes
-    constant where shapes are known. BatchNormalization and Mul, Add, Sub, Div by constants per channel or scalar are
-    folded into weight and bias of the Conv before them, where nobody else reads what lies between. Weights shared by
-    several Convs stay shared by those with equal folds. Computed in float64, stored in the weight's type. Scope: main
-    graph; graph inputs and outputs keep their names. Returns the number of nodes gone and shapes made constant; a
-    second run returns 0.
+    Rule: Constant nodes become initializers; Identity, Dropout as at inference, and Cast to the type that is there
+    go; nodes whose inputs are all constants are evaluated, results over 1 MiB left out that are larger than their
+    inputs; shape arithmetic becomes constant where shapes are known. BatchNormalization and Mul, Add, Sub, Div by
+    constants per channel or scalar are folded into weight and bias of the Conv before them, where nobody else reads
+    what lies between. Weights shared by several Convs stay shared by those with equal folds. Computed in float64,
+    stored in the weight's type. Scope: main graph; graph inputs and outputs keep their names. Returns the number of
+    nodes gone and shapes made constant; a second run returns 0.
     """
     graph.toposort()
     before, shapes = len(graph.nodes), 0
@@ -87,8 +88,11 @@ def _is_output(graph: gs.Graph, tensor: gs.Tensor) -> bool:
 
 
 def _drop_idle(graph: gs.Graph) -> None:
+    casts = any(node.op == "Cast" for node in graph.nodes)
+    types = {name: kind.dtype for name, kind in infer_types(graph).items()} if casts else {}
     for node in list(graph.nodes):
-        if node.domain in (None, "", "ai.onnx") and (node.op == "Identity" or _is_idle_dropout(node)):
+        idle = node.op == "Identity" or _is_idle_dropout(node) or _is_idle_cast(node, types)
+        if node.domain in (None, "", "ai.onnx") and idle:
             _bypass(graph, node)
     graph.nodes = [node for node in graph.nodes if node.outputs]
 
@@ -99,6 +103,14 @@ def _is_idle_dropout(node: gs.Node) -> bool:
     training = node.inputs[2] if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     drops = training is not None and not (isinstance(training, gs.Constant) and not training.values.any())
     return not drops and not any(mask.outputs for mask in node.outputs[1:])
+
+
+def _is_idle_cast(node: gs.Node, types: Mapping[str, np.dtype[np.generic]]) -> bool:
+    """To the type that its input has."""
+    if node.op != "Cast" or isinstance(node.inputs[0], gs.Constant):
+        return False
+    before, after = (types.get(tensor.name) for tensor in (node.inputs[0], node.outputs[0]))
+    return before is not None and before == after
 
 
 def _bypass(graph: gs.Graph, node: gs.Node) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from graphs import X, assert_folded, assert_folds, graph_of, ops, run
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edge_retina.importer import import_model, load_onnx
 from edge_retina.rewrite.fold import absorb_constants, fold
@@ -142,3 +142,16 @@ def test_torchvision(name: str) -> None:
     # The head weights, five levels each, are still there once.
     readers = Counter(id(n.inputs[1]) for n in graph.nodes if n.op == "Conv")
     assert sorted(readers.values(), reverse=True)[:11] == [5] * 10 + [1]
+
+
+def test_a_cast_to_the_type_that_is_there() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["same"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["same"], ["half"], to=TensorProto.FLOAT16),
+        helper.make_node("Cast", ["half"], ["back"], to=TensorProto.FLOAT),
+        helper.make_node("Relu", ["back"], ["r"]),
+        helper.make_node("Cast", ["r"], ["y"], to=TensorProto.FLOAT),
+    ]
+    graph = assert_folds(graph_of(nodes), X)
+    assert ops(graph) == {"Cast": 2, "Relu": 1}
+    assert [t.name for t in graph.outputs] == ["y"]
