@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_graphsurgeon as gs
@@ -11,18 +11,21 @@ import onnx_graphsurgeon as gs
 from edge_retina.errors import SpecError
 from edge_retina.importer.heads import static_copy
 from edge_retina.importer.imported import Imported
-from edge_retina.importer.keras_heads import image_size, imported, level_sizes, nhwc_heads
+from edge_retina.importer.keras_heads import NhwcHead, image_size, imported, level_sizes, nhwc_heads
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import METADATA_KEY, DetectorSpec, cell_anchors
 
-__all__ = ["recognise"]
+__all__ = ["HABITS", "MEAN", "STD", "cells_of", "heads_of", "recognise", "strides_of"]
 
 # keras_hub layers/modeling/anchor_generator.py with the defaults of RetinaNetObjectDetector.
 _SCALES, _RATIOS, _ANCHOR_SIZE = 3, (0.5, 1.0, 2.0), 4
 # Of the converter of its presets: tools/checkpoint_conversion/convert_retinanet_checkpoints.py.
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 # What Keras-Hub does to boxes; layers/modeling/non_max_supression.py. Neither clamp nor clip nor top-k: 5000 is ours.
-_POSTPROCESSING: dict[str, Any] = {
+HABITS: dict[str, Any] = {
+    "pad_value": (0.0, 0.0, 0.0),
+    "resize": "letterbox",
+    "placement": "center",
     "box_coding": "center",
     "delta_weights": (1.0, 1.0, 1.0, 1.0),
     "max_log_scale": 80.0,
@@ -49,16 +52,10 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     size = image_size(graph)
     if METADATA_KEY in metadata or size is None or _OTHERS & {tensor.name for tensor in graph.outputs}:
         return None
-    static = static_copy(graph)
-    outputs = [tensor.name for tensor in static.outputs]
-    heads = [head for head in nhwc_heads(static) if head.rows.name in outputs and not head.scored]
-    if len(heads) != 2 or len(outputs) != 2 or heads[0].anchors != heads[1].anchors:
+    pair = heads_of(static_copy(graph))
+    if pair is None:
         return None
-    # Keras orders outputs by their keys, bbox_regression before cls_logits; channels tell where someone did not.
-    heads.sort(key=lambda head: (head.channels != 4, outputs.index(head.rows.name)))
-    box, cls = heads
-    if box.channels != 4:
-        return None
+    cls, box = pair
     shapes = level_sizes("Keras-Hub RetinaNet", size, (cls, box))
     finest = round(math.log2(size[0] / shapes[0][0]))
     if any(shape != _ceil_divided(size, 2 ** (finest + level)) for level, shape in enumerate(shapes)):
@@ -71,24 +68,40 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     values: dict[str, Any] = {
         "labels": names_for(cls.channels),
         "color_order": "rgb",
-        "mean": _MEAN,
-        "std": _STD,
-        "pad_value": (0.0, 0.0, 0.0),
-        "resize": "letterbox",
-        "placement": "center",
-        # anchor_generator.py: image size // grid size, so 53 where a level is 3 cells high on 160.
-        "strides": tuple((size[0] // height, size[1] // width) for height, width in shapes),
-        "cell_anchors": tuple(_cell(2 ** (finest + level)) for level in range(len(shapes))),
-        **_POSTPROCESSING,
+        "mean": MEAN,
+        "std": STD,
+        "strides": strides_of(size, shapes),
+        "cell_anchors": cells_of(range(finest, finest + len(shapes)), _SCALES, _RATIOS, _ANCHOR_SIZE),
+        **HABITS,
     }
     origins = dict.fromkeys(values, "family") | dict.fromkeys(("family", "input_size", "level_shapes"), "graph")
     spec = DetectorSpec(family="keras_hub", input_size=size, level_shapes=shapes, **values, origins=origins)
     return imported(graph, spec, cls, box)
 
 
-def _cell(stride: int) -> tuple[tuple[float, float, float, float], ...]:
-    sizes = [int(stride * _ANCHOR_SIZE * 2 ** (scale / _SCALES)) for scale in range(_SCALES)]
-    return cell_anchors(sizes, _RATIOS, rounded=True)
+def heads_of(static: gs.Graph) -> tuple[NhwcHead, NhwcHead] | None:
+    """The class and the box head of a folded copy whose two outputs are their rows; None where they are not."""
+    outputs = [tensor.name for tensor in static.outputs]
+    heads = [head for head in nhwc_heads(static) if head.rows.name in outputs and not head.scored]
+    if len(heads) != 2 or len(outputs) != 2 or heads[0].anchors != heads[1].anchors:
+        return None
+    # Keras orders outputs by their keys, bbox_regression before cls_logits; channels tell where someone did not.
+    heads.sort(key=lambda head: (head.channels != 4, outputs.index(head.rows.name)))
+    box, cls = heads
+    return (cls, box) if box.channels == 4 else None
+
+
+def strides_of(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """anchor_generator.py: image size // grid size, so 53 where a level is 3 cells high on 160."""
+    return tuple((size[0] // height, size[1] // width) for height, width in shapes)
+
+
+def cells_of(
+    levels: Iterable[int], scales: int, ratios: Sequence[float], anchor_size: float
+) -> tuple[tuple[tuple[float, float, float, float], ...], ...]:
+    """cell_anchors of an AnchorGenerator: sizes cut to integers, corners rounded."""
+    sizes = [[int(2**level * anchor_size * 2 ** (scale / scales)) for scale in range(scales)] for level in levels]
+    return tuple(cell_anchors(level, ratios, rounded=True) for level in sizes)
 
 
 def _ceil_divided(size: tuple[int, int], stride: int) -> tuple[int, int]:

@@ -11,12 +11,12 @@ import onnx_graphsurgeon as gs
 from edge_retina.errors import SpecError
 from edge_retina.importer.heads import static_copy
 from edge_retina.importer.imported import Imported
-from edge_retina.importer.keras_heads import image_size, imported, level_sizes, nhwc_heads
+from edge_retina.importer.keras_heads import NhwcHead, image_size, imported, level_sizes, nhwc_heads
 from edge_retina.importer.keras_retinanet_whole import anchor_tables, postprocessing
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import METADATA_KEY, DetectorSpec, cell_anchors
 
-__all__ = ["HABITS", "anchors_of", "recognise"]
+__all__ = ["HABITS", "anchors_of", "heads_of", "recognise"]
 
 # utils/anchors.py, AnchorParameters.default.
 _SIZES, _STRIDES, _RATIOS = (32, 64, 128, 256, 512), (8, 16, 32, 64, 128), (0.5, 1.0, 2.0)
@@ -60,11 +60,10 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     single = graph.copy()
     single.inputs[0].shape = [1, *single.inputs[0].shape[1:]]  # anchors are repeated over the batch; one folds away
     static = static_copy(single)
-    heads = nhwc_heads(static)
-    scores, boxes = ([head for head in heads if head.scored is scored] for scored in (True, False))
-    if len(scores) != 1 or len(boxes) != 1 or boxes[0].channels != 4 or scores[0].anchors != boxes[0].anchors:
+    pair = heads_of(static)
+    if pair is None:
         return None
-    cls, box = scores[0], boxes[0]
+    cls, box = pair
     shapes = level_sizes("keras-retinanet", size, (cls, box))
     read = {"input_size": size, "level_shapes": shapes, **postprocessing(static), **anchor_tables(box, shapes)}
     if "cell_anchors" not in read and (len(shapes), box.anchors) != (len(_SIZES), len(_RATIOS) * len(_SCALES)):
@@ -86,6 +85,15 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     }
     origins = {name: "graph" if name in read else "family" for name in values} | {"family": "graph"}
     return imported(graph, DetectorSpec(family="keras_retinanet", **values, origins=origins), cls, box)
+
+
+def heads_of(static: gs.Graph) -> tuple[NhwcHead, NhwcHead] | None:
+    """The class and the box head of a folded copy; None unless it has one of either."""
+    heads = nhwc_heads(static)
+    scores, boxes = ([head for head in heads if head.scored is scored] for scored in (True, False))
+    if len(scores) != 1 or len(boxes) != 1 or boxes[0].channels != 4 or scores[0].anchors != boxes[0].anchors:
+        return None
+    return scores[0], boxes[0]
 
 
 def anchors_of(
