@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edge_retina.detector import Detector
-from edge_retina.errors import InputError, UsageError
+from edge_retina.errors import EdgeRetinaError, InputError, RuntimeFailure, UsageError
 from edge_retina.geometry import fit_frame
 from edge_retina.importer import import_model, load_onnx
 from edge_retina.inspect import is_zip
@@ -36,9 +36,9 @@ _ROUNDED_APART = 1
 _LADDER = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 
 
-# What is looked at, what we find and what is wanted; None for a picture that nothing is known of.
+# What is looked at, what we find and what is wanted; or why a picture is left out.
 _Pair = tuple[U8, Found, Found]
-_Compare = Callable[[Frame], _Pair | None]
+_Compare = Callable[[Frame], _Pair | EdgeRetinaError]
 
 
 def verify(
@@ -58,6 +58,7 @@ def verify(
     model: an ONNX, or a bundle with a reference. images: a folder, glob, picture or video.
     Against what: recorded detections (reference; see verify.reference for the files), else the ONNX's own
     post-processing where it has one, run as it is, else, or with heads=True, its heads, decoded by boxes.detect.
+    Pictures that the reference does not know, or on which the original graph fails, are left out, and a note says so.
     px, score: tolerances. family, overrides: see importer.import_model. on_picture is told how many are done, of all.
     Raises InputError, also where neither side finds anything; ModelError, SpecError, RuntimeFailure, UsageError,
     BundleError.
@@ -76,21 +77,21 @@ def verify(
         done: list[tuple[str, Report]] = []
         needed: list[float | None] = []
         worst: Compared | None = None
-        skipped = 0
+        skipped: list[EdgeRetinaError] = []
         with closing(open_source(images)) as frames:
             for frame in frames:
                 pair = compare(frame)
-                if pair is None:
-                    skipped += 1
+                if isinstance(pair, EdgeRetinaError):
+                    skipped.append(pair)
                     continue
                 compared = _compared(frame, pair, spec, px, score)
                 done.append((compared.name, compared.report))
                 needed.append(compared.score_needed)
                 if worst is None or compared.badness > worst.badness:
                     worst = compared
-                on_picture(len(done) + skipped, info.frames)
+                on_picture(len(done) + len(skipped), info.frames)
     if worst is None:
-        raise InputError(f"{reference}: holds nothing of the pictures in {images}; its keys are their file names")
+        raise skipped[0]
     verdict = Verdict(
         against[0],
         against[1],
@@ -127,10 +128,10 @@ def _bundle(
     spec = replace(detector.spec, labels=detector.names)
     known = read_reference(Path(reference), spec.labels)
 
-    def compare(frame: Frame) -> _Pair | None:
+    def compare(frame: Frame) -> _Pair | EdgeRetinaError:
         wanted = known.of(frame.name)
         if wanted is None:
-            return None
+            return _unknown(reference)
         ours = detector(frame.image)
         return frame.image, (ours.xyxy, ours.scores, ours.labels.astype(np.int64)), wanted
 
@@ -166,9 +167,9 @@ def _onnx(
     ours = Rewritten(rewrite(source.graph, found), found.spec)
     if known is not None:
 
-        def compare(frame: Frame) -> _Pair | None:
+        def compare(frame: Frame) -> _Pair | EdgeRetinaError:
             wanted = known.of(frame.name)
-            return None if wanted is None else (frame.image, ours(frame.image)[0], wanted)
+            return _unknown(reference) if wanted is None else (frame.image, ours(frame.image)[0], wanted)
 
         return found.spec, compare, (f"detections recorded in {reference}", "recorded")
     judge = Heads(load_onnx(path).graph, found)
@@ -184,10 +185,19 @@ def _onnx(
     return found.spec, up_to_heads, (text, "original heads")
 
 
-def _against_original(frame: Frame, original: Original, ours: Rewritten, notes: dict[str, int]) -> _Pair:
+def _unknown(reference: str | os.PathLike[str] | None) -> InputError:
+    return InputError(f"{reference} holds nothing of that name; its keys are the pictures' file names")
+
+
+def _against_original(
+    frame: Frame, original: Original, ours: Rewritten, notes: dict[str, int]
+) -> _Pair | EdgeRetinaError:
     picture = frame.image if original.size is None else scaled(frame.image, original.size)
     mine, network_input = ours(picture)
-    seen = original(picture, network_input)
+    try:
+        seen = original(picture, network_input)
+    except RuntimeFailure as exc:  # a graph traced on one picture need not run on every other
+        return exc
     fit = fit_frame(ours.spec, *picture.shape[:2])
     if seen.content is not None and seen.content != fit.content:
         apart = max(abs(a - b) for a, b in zip(seen.content, fit.content, strict=True))
@@ -215,10 +225,10 @@ def _note(notes: dict[str, int], text: str) -> None:
     notes[text] = notes.get(text, 0) + 1
 
 
-def _sentences(notes: Mapping[str, int], skipped: int, count: int) -> tuple[str, ...]:
+def _sentences(notes: Mapping[str, int], skipped: Sequence[EdgeRetinaError], count: int) -> tuple[str, ...]:
     found = [text if times == count else f"{text} ({times} of {count})" for text, times in notes.items()]
     if skipped:
-        found.append(f"{skipped} of {count + skipped} pictures are not in the reference and were left out")
+        found.append(f"{len(skipped)} of {count + len(skipped)} pictures were left out: {skipped[0]}")
     return tuple(found)
 
 
