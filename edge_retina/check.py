@@ -51,15 +51,20 @@ def head_names(spec: DetectorSpec) -> list[str]:
 
 def head_session(model: bytes, spec: DetectorSpec) -> Any:
     """An ONNX Runtime session over a rewritten model with its heads for outputs. Raises RuntimeFailure."""
-    import onnx
-
     from edge_retina.runtime.ort import open_session
+
+    return open_session(_with_heads(model, spec), lean=True)
+
+
+def _with_heads(model: bytes, spec: DetectorSpec) -> bytes:
+    """The model with its heads for outputs; a function of its own, so that the copy in between is gone early."""
+    import onnx
 
     proto = onnx.load_from_string(model)
     kind = onnx.TensorProto.FLOAT
     del proto.graph.output[:]
     proto.graph.output.extend(onnx.helper.make_tensor_value_info(name, kind, None) for name in head_names(spec))
-    return open_session(proto.SerializeToString(), lean=True)
+    return bytes(proto.SerializeToString())
 
 
 def _batches_are_exact(session: Any, spec: DetectorSpec, frames: npt.NDArray[np.uint8]) -> bool:

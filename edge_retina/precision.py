@@ -32,7 +32,7 @@ from edge_retina.int8 import (
     some_frames,
     some_layers,
 )
-from edge_retina.memory import give_back as give_back_memory
+from edge_retina.memory import tidied
 from edge_retina.proof import Judge, Measured, Trial, cautions, open_judge
 from edge_retina.quantize import Recipe
 from edge_retina.rewrite.half import half_overflow, to_half
@@ -121,19 +121,7 @@ def make(source: Float, asked: Asked) -> Made:
     for caution in cautions(judge, pictures) if judge is not None else ():
         asked.on_note(caution)
     with Trial(source.spec, source.digest, source.frame_size) as trial:
-        return _STAGES[asked.precision](
-            source, replace(asked, on_stage=_tidied(asked.on_stage)), pictures, judge, trial
-        )
-
-
-def _tidied(on_stage: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, behind giving freed memory back, for else each stage has its peak on top of what the last one left."""
-
-    def told(stage: str) -> None:
-        give_back_memory()
-        on_stage(stage)
-
-    return told
+        return _STAGES[asked.precision](source, replace(asked, on_stage=tidied(asked.on_stage)), pictures, judge, trial)
 
 
 def _fp32(source: Float, asked: Asked, _: CalibrationSet | None, judge: Judge | None, trial: Trial) -> Made:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.disagreement import Reference, disagreement, references
+from edge_retina.memory import give_back
 from edge_retina.quantize import Quantizer
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.runtime.ort import open_session
@@ -211,6 +212,16 @@ def local_sqnr(quantizer: Quantizer, frames: Sequence[U8]) -> dict[str, float]:
 
 
 def _sqnr(quantizer: Quantizer, names: Sequence[str], frames: Sequence[U8]) -> dict[str, float]:
+    model = _twins(quantizer, names)
+    give_back()
+    session, sums = open_session(model, lean=True, optimize=False), np.zeros(2 * len(names))
+    for frame in frames:
+        sums += np.array([float(v) for v in session.run(None, {"frames": frame[None]})])
+    return {name: _decibels(s, n) for name, s, n in zip(names, sums[::2], sums[1::2], strict=True)}
+
+
+def _twins(quantizer: Quantizer, names: Sequence[str]) -> bytes:
+    """The float model with quantized copies of some convolutions; out come two sums of each."""
     graph = gs.import_onnx(quantizer.model)
     nodes, placement = {node.outputs[0].name: node for node in graph.nodes}, quantizer.everything
     emit, outputs = Emitter(graph, "twin"), []
@@ -219,11 +230,7 @@ def _sqnr(quantizer: Quantizer, names: Sequence[str], frames: Sequence[U8]) -> d
         outputs += _twin(emit, nodes[name], quantizer.scale(placement.observed[group]), quantizer)
     graph.outputs = outputs
     graph.cleanup().toposort()
-    session = open_session(gs.export_onnx(graph).SerializeToString(), lean=True, optimize=False)
-    sums = np.zeros(len(outputs))
-    for frame in frames:
-        sums += np.array([float(v) for v in session.run(None, {"frames": frame[None]})])
-    return {name: _decibels(s, n) for name, s, n in zip(names, sums[::2], sums[1::2], strict=True)}
+    return bytes(gs.export_onnx(graph).SerializeToString())
 
 
 def _decibels(signal: float, noise: float) -> float:

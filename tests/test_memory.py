@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
+import weakref
 
 import pytest
 
 from edge_retina import memory
-from edge_retina.memory import give_back
+from edge_retina.memory import give_back, tidied
 
 # Small blocks with one in use above them: none of the heap goes back by itself.
 FREED = """
@@ -32,6 +33,24 @@ print(before - held())
 def test_what_is_free_goes_back():
     out = subprocess.run([sys.executable, "-c", FREED], check=True, capture_output=True, text=True).stdout
     assert int(out) > 40e6
+
+
+def test_what_refers_to_itself_is_freed():
+    class Node:
+        pass
+
+    node = Node()
+    node.itself, gone = node, weakref.ref(node)  # type: ignore[attr-defined]
+    del node
+    give_back()
+    assert gone() is None
+
+
+def test_a_stage_is_told_of_behind_it(monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(memory, "give_back", lambda: told.append("given back"))
+    tidied(told.append)("check")
+    assert told == ["given back", "check"]
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
