@@ -10,6 +10,7 @@ from edge_retina.boxes import detect
 from edge_retina.errors import RuntimeFailure
 from edge_retina.geometry import Geometry
 from edge_retina.importer import Imported
+from edge_retina.rewrite.infer import infer_types
 from edge_retina.runtime.ort import open_session
 from edge_retina.types import F32
 from edge_retina.verify.outputs import Found
@@ -29,13 +30,15 @@ class Heads:
         self.found = found
         tensors = graph.tensors()
         trunk = tensors[found.trunk_input]
+        heads = [tensors[name] for name in (*found.logits, *found.deltas)]
+        types = infer_types(graph) if any(tensor.dtype is None for tensor in (trunk, *heads)) else {}
+        for tensor in (trunk, *heads):
+            kind = types.get(tensor.name)
+            tensor.dtype = tensor.dtype or (np.dtype(np.float32) if kind is None else kind.dtype)
         self._half = trunk.dtype == np.float16
         trunk.inputs.clear()
         size = found.spec.input_size
         trunk.shape = [1, 3, *size] if found.layout.input == "nchw" else [1, *size, 3]
-        heads = [tensors[name] for name in (*found.logits, *found.deltas)]
-        for tensor in (trunk, *heads):
-            tensor.dtype = tensor.dtype or np.dtype(np.float32)
         graph.inputs, graph.outputs = [trunk], heads
         self._session = open_session(gs.export_onnx(graph.cleanup().toposort()).SerializeToString())
 

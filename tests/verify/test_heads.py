@@ -6,6 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 from decoder import make_spec, random_heads
+from matching import match
 from models import tiny_model
 
 from edge_retina.errors import RuntimeFailure
@@ -75,6 +76,28 @@ def test_a_graph_up_to_its_heads() -> None:
     assert len(boxes) == len(scores) == len(labels) > 5
     doubled, *_ = heads(picture, Geometry((128, 128), (64, 64), (0, 0)))
     np.testing.assert_allclose(doubled, 2 * boxes, rtol=1e-6)
+
+
+def test_heads_inside_a_float16_graph() -> None:
+    """Their type stands nowhere in the file and is inferred."""
+    graph, found = tiny()
+    picture = np.random.default_rng(0).normal(0, 1, (1, 3, 64, 64)).astype(np.float32)
+    geometry = Geometry((64, 64), (64, 64), (0, 0))
+    wanted = Heads(graph.copy(), found)(picture, geometry)
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant):
+            tensor.values = tensor.values.astype(np.float16)
+        elif tensor in graph.inputs:
+            tensor.dtype = np.dtype(np.float16)
+        else:
+            tensor.dtype = None
+    heads = list(graph.outputs)
+    graph.outputs = [gs.Variable(f"{head.name}/out", np.float16) for head in heads]
+    for head, out in zip(heads, graph.outputs, strict=True):
+        graph.nodes.append(gs.Node("Identity", out.name, inputs=[head], outputs=[out]))
+    boxes, scores, labels = Heads(graph, found)(picture, geometry)
+    report = match((boxes, scores, labels), wanted, px=1.0, score=0.01, threshold=found.spec.score_threshold)
+    assert report.matched > 0.8 * len(wanted[1])
 
 
 def test_a_graph_that_does_not_run() -> None:

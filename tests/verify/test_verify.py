@@ -118,6 +118,12 @@ def test_what_does_not_go_together(parts: Path) -> None:
         verify(parts / "m.onnx", parts / "nothing")
 
 
+def test_a_trainer_built_on_another() -> None:
+    verdict = verify(FIXTURES / "deepforest_whole_ts.onnx", COFFEE)
+    assert verdict.ok
+    assert (verdict.source, verdict.total["matched"]) == ("original", 49)
+
+
 def test_a_whole_export_against_its_own_postprocessing() -> None:
     verdict = verify(FIXTURES / "tv_v2_whole_ts.onnx", COFFEE)
     assert verdict.ok
