@@ -76,6 +76,13 @@ def build(
     on_stage("rewrite")
     least_opset = None if precision == "fp32" else LEAST_OPSET
     graph = rewrite(source.graph, found, frame_size, least_opset=least_opset)
+    if quantizers := sum(node.op_type == "QuantizeLinear" for node in graph.graph.node):
+        if precision == "int8":
+            raise ModelError(
+                f"{path}: already quantized, by {quantizers} QuantizeLinear of its own; build it without --int8, which "
+                "keeps them, or export the float model"
+            )
+        on_note(f"the model is quantized already, by {quantizers} QuantizeLinear of its own, which stay as they are")
     data = graph.SerializeToString(deterministic=True)
     on_stage("check")
     checked = check(data, found.spec, frame_size)
@@ -99,14 +106,17 @@ def build(
         on_step=on_step,
         on_note=on_note,
     )
-    made = make(Float(graph, data, found.spec, source.digest, frame_size, checked.batch_max, path.name), asked)
+    spec, digest = found.spec, source.digest
+    given = Float(graph, data, spec, digest, frame_size, checked.batch_max, path.name)
+    del source, found, graph, data  # the weights once more, which would be there until the end
+    made = make(given, asked)
     on_stage("write")
     return write_bundle(
         target,
         model=made.model,
-        spec=found.spec,
+        spec=spec,
         precision=precision,
-        model_digest=source.digest,
+        model_digest=digest,
         frame_size=frame_size,
         batch_max=made.batch_max,
         calibration_digest=made.calibration_digest,

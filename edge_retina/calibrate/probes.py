@@ -86,7 +86,7 @@ def _probed(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
     They stand right behind what they look at: ONNX Runtime keeps to this order and frees the tensor sooner.
     """
     inferred = onnx.shape_inference.infer_shapes(model)
-    shapes = {v.name: v.type.tensor_type.shape for v in [*inferred.graph.value_info, *inferred.graph.output]}
+    types = {v.name: v.type.tensor_type for v in [*inferred.graph.value_info, *inferred.graph.output]}
     result = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions)
     graph, probing = result.graph, _Probing(result.graph, _opset(model))
     graph.name = model.graph.name
@@ -98,8 +98,10 @@ def _probed(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
         graph.node.append(node)
         for name in node.output:
             if name in wanted:
-                dims = [d.dim_value for d in shapes[name].dim[1:]] if name in shapes else []
-                outputs = probing.probe(name, tuple(dims) if dims and all(dims) else None)
+                kind = types.get(name, onnx.TypeProto.Tensor(elem_type=made))
+                dims = [d.dim_value for d in kind.shape.dim[1:]]
+                shape = tuple(dims) if dims and all(dims) else None
+                outputs = probing.probe(name, shape, cast=kind.elem_type != made)
                 graph.output.extend(onnx.helper.make_tensor_value_info(n, made, None) for n in outputs)
     used = {name for node in needed for name in node.input}
     graph.initializer.extend(t for t in model.graph.initializer if t.name in used)
@@ -114,9 +116,14 @@ class _Probing:
         self._index: dict[tuple[int, ...], str] = {}
         self._count = 0
 
-    def probe(self, name: str, shape: tuple[int, ...] | None) -> list[str]:
-        """Behind one tensor (B, C, ...): the outputs, in the order of Reading. shape: (C, ...), None if not known."""
+    def probe(self, name: str, shape: tuple[int, ...] | None, *, cast: bool = False) -> list[str]:
+        """Behind one tensor (B, C, ...): the outputs, in the order of Reading. shape: (C, ...), None if not known.
+
+        cast: the tensor is not float32, as in a model that was exported in float16.
+        """
         flat = self("Reshape", name, self.constant([0, 0, -1]))
+        if cast:
+            flat = self("Cast", flat, to=onnx.TensorProto.FLOAT)
         extremes = [self._reduce(op, flat) for op in ("ReduceMax", "ReduceMin", "ReduceMean")]
         index = self._index.get(shape) if shape is not None else None
         if index is None:

@@ -107,6 +107,7 @@ def load_onnx(path: Path) -> Source:
         onnx.checker.check_model(model)
         for tensor in _tensors(model):
             _check_tensor(path, tensor)
+        _check_opset(path, model)
         if _opset(model) < _OLDEST_OPSET:
             model = _converted(path, model)
         return Source(model, digest.hexdigest())
@@ -190,6 +191,14 @@ def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
 
 def _opset(model: onnx.ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    if _opset(model) > (newest := onnx.defs.onnx_opset_version()):
+        raise ModelError(
+            f"{path}: opset {_opset(model)} is newer than the installed onnx {onnx.__version__} knows ({newest}); "
+            f"pip install -U onnx onnxruntime, or export the model with opset_version={_CONVERT_TO}"
+        )
 
 
 def _converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:

@@ -14,6 +14,7 @@ __all__ = ["fold_convs"]
 
 F64 = npt.NDArray[np.float64]
 
+_STANDARD = (None, "", "ai.onnx")
 _FLOATS = (np.float16, np.float32, np.float64)
 
 
@@ -23,7 +24,8 @@ def fold_convs(graph: gs.Graph) -> int:
     Rule and scope: see fold. Returns the number of Convs that took something in.
     """
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        folds = [f for node in graph.nodes if node.op == "Conv" and (f := _following(graph, node)) is not None]
+        convs = [node for node in graph.nodes if node.op == "Conv" and node.domain in _STANDARD]
+        folds = [f for node in convs if (f := _following(graph, node)) is not None]
     # Values of all before the first Conv changes: the constants may be shared.
     replace = _Replacements(graph)
     new = [(replace.weight(fold), replace.bias(fold)) for fold in folds]
@@ -129,7 +131,7 @@ def _following(graph: gs.Graph, conv: gs.Node) -> _Fold | None:
 
 def _batch_norm(node: gs.Node, x: gs.Tensor) -> tuple[F64, F64] | None:
     """Scale and shift of a BatchNormalization at inference."""
-    constant = all(isinstance(t, gs.Constant) for t in node.inputs[1:])
+    constant = node.domain in _STANDARD and all(isinstance(t, gs.Constant) for t in node.inputs[1:])
     if node.inputs[0] is not x or not constant or len(node.outputs) > 1 or node.attrs.get("training_mode", 0):
         return None
     gamma, beta, mean, variance = (t.values.astype(np.float64) for t in node.inputs[1:])
@@ -139,7 +141,7 @@ def _batch_norm(node: gs.Node, x: gs.Tensor) -> tuple[F64, F64] | None:
 
 def _affine(node: gs.Node, x: gs.Tensor, channels: int, rank: int) -> tuple[F64, F64] | None:
     """Scale and shift of Mul, Add, Sub or Div between x and a constant per channel or scalar."""
-    if node.op not in ("Mul", "Add", "Sub", "Div") or node.domain not in (None, "", "ai.onnx"):
+    if node.op not in ("Mul", "Add", "Sub", "Div") or node.domain not in _STANDARD:
         return None
     first = node.inputs[0] is x
     other = node.inputs[1 if first else 0]

@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from edge_retina.errors import ModelError
 from edge_retina.importer import Imported
 from edge_retina.importer.heads import nodes_of
+from edge_retina.rewrite.infer import infer_types
 
 __all__ = ["TRUNK_INPUT", "cut_heads"]
 
@@ -39,6 +40,12 @@ def cut_heads(graph: gs.Graph, found: Imported) -> int:
         if name not in tensors:
             raise ModelError(f"the graph has no tensor {name!r}, which its importer named")
     before = len(graph.nodes)
+    ends = [tensors[name] for name in (found.trunk_input, *found.logits, *found.deltas)]
+    if any(tensor.dtype is None for tensor in ends):  # which tells whether the model is float16
+        types = infer_types(graph)
+        for tensor in ends:
+            if tensor.dtype is None and tensor.name in types:
+                tensor.dtype = types[tensor.name].dtype
     trunk, heads = tensors[found.trunk_input], [tensors[old] for _, old in wanted]
     trunk.inputs.clear()
     graph.inputs, graph.outputs = [trunk], heads
