@@ -152,9 +152,9 @@ def _print(model: Path, verdict: Verdict, drawn: Path | None) -> None:
     rows = [(name, figures(report)) for name, report in verdict.reports]
     if len(rows) > _MOST_ROWS:
         rows.sort(key=lambda named: (-named[1]["missed"] - named[1]["extra"], -named[1]["worst_px"]))
-    table = Table()
+    table = Table(caption="px, IoU, score: the worst of a matched pair", caption_justify="left")
     table.add_column("picture", overflow="fold", min_width=13)
-    for name in ("matched", "missed", "extra", "cut-off", "worst px", "IoU", "score"):
+    for name in ("matched", "missed", "extra", "cut-off", "px", "IoU", "score"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, found in rows[:_MOST_ROWS]:
         table.add_row(name, *_cells(found))
