@@ -171,7 +171,7 @@ def _print(model: Path, verdict: Verdict, drawn: Path | None) -> None:
 
 def _cells(found: dict[str, Any]) -> list[str]:
     counts = [str(found[key]) for key in ("matched", "missed", "extra", "at_cut_off")]
-    return [*counts, f"{found['worst_px']:.3f}", f"{found['worst_iou']:.4f}", f"{found['worst_score']:.1e}"]
+    return [*counts, f"{found['worst_px']:.3f}", f"{found['worst_iou']:.3f}", f"{found['worst_score']:.1e}"]
 
 
 def _sentence(model: Path, verdict: Verdict, drawn: Path | None) -> str:
