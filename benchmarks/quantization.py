@@ -41,6 +41,7 @@ from edge_retina import Detector, build
 from edge_retina.bundle import Bundle, read_bundle
 from edge_retina.evaluate import average_precision, read_coco
 from edge_retina.images import IMAGE_SUFFIXES, read_image
+from edge_retina.rewrite.macs import conv_macs
 from edge_retina.runtime import cores
 from edge_retina.runtime.ort import OrtRuntime, open_session
 
@@ -76,7 +77,8 @@ class Task:
     """What all methods share.
 
     bundle: the FP32 detector; trunk: the ONNX that tools quantize; truth: COCO annotations of the pictures in `test`;
-    calib: the calibration pictures, inputs: the same preprocessed, one .npy each; work: a folder for results.
+    calib: the calibration pictures, inputs: the same preprocessed, one .npy each; work: a folder for results;
+    macs: multiply-accumulates of all convolutions.
     """
 
     model: Path
@@ -89,6 +91,7 @@ class Task:
     work: Path
     modelopt_python: str | None
     select: int
+    macs: int
 
 
 def accuracy(task: Task, model: bytes, limit: int | None = None) -> dict[str, float]:
@@ -141,7 +144,7 @@ def run_tool(task: Task, method: str) -> dict[str, Any]:
     best = max(tried, key=tried.__getitem__)
     model, costs = quantize(best)
     costs["with_search"] = round(searching + costs["seconds"], 1)
-    found = {**accuracy(task, model.SerializeToString()), "int8_share": int8_share(model)}
+    found = {**accuracy(task, model.SerializeToString()), "int8_share": int8_share(model, task.macs)}
     return {**found, **costs, "excluded": best, "tried": tried}
 
 
@@ -156,7 +159,7 @@ def run_ours(task: Task, method: str) -> dict[str, Any]:
     build_command = ["build", task.model, "--int8", "--calib", task.calib, "-o", out]
     costs = measured([sys.executable, "-m", "edge_retina", *build_command])
     model = read_bundle(out).model()
-    share = int8_share(onnx.load_from_string(model))
+    share = int8_share(onnx.load_from_string(model), task.macs)
     return {**accuracy(task, model), "int8_share": share, **costs, "with_search": costs["seconds"]}
 
 
@@ -165,7 +168,7 @@ def run_alone(task: Task, method: str) -> dict[str, Any]:
     out = task.work / f"{method}.onnx"
     costs = measured([sys.executable, ALONE, task.model, task.calib, out])
     model = out.read_bytes()
-    return {**accuracy(task, model), "int8_share": int8_share(onnx.load_from_string(model)), **costs}
+    return {**accuracy(task, model), "int8_share": int8_share(onnx.load_from_string(model), task.macs), **costs}
 
 
 def run(task: Task, methods: Sequence[str]) -> list[dict[str, Any]]:
@@ -231,7 +234,8 @@ def prepare(given: argparse.Namespace, work: Path) -> Task:
     truth["images"] = truth["images"][: given.limit]
     bundle = build(given.model, work / "fp32.edge")
     places = (given.test, given.calib, work / "inputs", work, given.modelopt_python)
-    return Task(given.model, bundle, work / "trunk.onnx", truth, *places, given.select)
+    macs = sum(conv_macs(onnx.load_from_string(bundle.model())).values())
+    return Task(given.model, bundle, work / "trunk.onnx", truth, *places, given.select, macs)
 
 
 def arguments() -> argparse.Namespace:

@@ -49,16 +49,17 @@ def whole_detector(trunk: onnx.ModelProto, spec: DetectorSpec) -> onnx.ModelProt
     return gs.export_onnx(graph)
 
 
-def int8_share(model: onnx.ModelProto) -> float:
-    """Share of the convolutions' multiply-accumulates whose data and weights both come out of DequantizeLinear."""
+def int8_share(model: onnx.ModelProto, whole: int) -> float:
+    """Share of the convolutions' multiply-accumulates that are in INT8.
+
+    whole: those of the float model. In float is a Conv whose data or weight does not come out of DequantizeLinear; what
+    edge-retina makes of integer operators, such as the last convolutions of the heads, is no Conv any more.
+    """
     makers = {name: node.op_type for node in model.graph.node for name in node.output}
     work = conv_macs(model)
-    is_int8 = {
-        node.output[0]: all(makers.get(name) == "DequantizeLinear" for name in node.input[:2])
-        for node in model.graph.node
-        if node.output and node.output[0] in work
-    }
-    return sum(macs for name, macs in work.items() if is_int8[name]) / sum(work.values())
+    inside = [node for node in model.graph.node if node.output and node.output[0] in work]
+    apart = [node for node in inside if any(makers.get(name) != "DequantizeLinear" for name in node.input[:2])]
+    return 1 - sum(work[node.output[0]] for node in apart) / whole
 
 
 def exclusions(trunk: onnx.ModelProto) -> dict[str, list[str]]:
