@@ -100,6 +100,7 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
         return replace(whole, spec=replace(whole.spec, origins=origins))
     found: dict[str, Imported] = {}
     refused: list[SpecError] = []
+    stumbled: list[SpecError] = []
     size = _size(overrides.get("input_size"))
     graph = source.graph if size is None else sized(source.graph, size)
     for name, entry in chosen.items():
@@ -109,6 +110,10 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
                 found[name] = hit
         except SpecError as exc:  # one family's doubts must not hide another's certainty
             refused.append(exc)
+        except Exception as exc:  # a graph that no exporter writes: damaged, or made to hurt
+            what = f"{name}: this graph cannot be read as one of its exports ({type(exc).__name__}: {exc})"
+            stumbled.append(SpecError(f"{what[:300]}; export it again, or describe it with --spec spec.json"))
+    refused += stumbled
     if len(found) > 1:
         why = "; ".join(f"{name} ({FAMILIES[name].looks_for})" for name in found)
         raise SpecError(f"more than one family fits: {why}; choose one with --family")

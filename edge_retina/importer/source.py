@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
@@ -25,6 +25,7 @@ _OLDEST_OPSET, _CONVERT_TO = 13, 17
 _MAX_BYTES = 2**31 - 1
 _LEAST_IR = 4
 _LISTS = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+_MAX_NODES = 100_000  # of which the largest RetinaNets have some thousands
 _LFS_POINTER = b"version https://git-lfs"
 _MAX_DIGITS = 18
 _PACKED = {"INT2": 2, "UINT2": 2, "INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4}
@@ -36,7 +37,7 @@ class Source:
     """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included).
 
     The graph is tidied: nodes that no output depends on are gone, no two nodes have one name, a Constant node holds a
-    tensor, and Dropout, as it is at inference, is an Identity.
+    tensor, local functions are written out, and Dropout, as it is at inference, is an Identity.
     """
 
     def __init__(self, model: onnx.ModelProto, digest: str) -> None:
@@ -108,6 +109,7 @@ def load_onnx(path: Path) -> Source:
         for tensor in _tensors(model):
             _check_tensor(path, tensor)
         _check_opset(path, model)
+        model = _inlined(path, model)
         if _opset(model) < _OLDEST_OPSET:
             model = _converted(path, model)
         return Source(model, digest.hexdigest())
@@ -161,9 +163,7 @@ def _load_outside(path: Path, model: onnx.ModelProto) -> list[onnx.TensorProto]:
 
 def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every constant of a model, those in subgraphs and functions included."""
-    waiting: list[Any] = [model.graph, *model.functions]
-    while waiting:
-        graph = waiting.pop()
+    for graph in _graphs(model.graph, *model.functions):
         if isinstance(graph, onnx.GraphProto):
             yield from graph.initializer
             for sparse in graph.sparse_initializer:
@@ -173,7 +173,38 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 if attribute.HasField("t"):
                     yield attribute.t
                 yield from attribute.tensors
+
+
+def _graphs(*outer: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+    """These, and every subgraph in them."""
+    waiting = list(outer)
+    while waiting:
+        graph = waiting.pop()
+        yield graph
+        for node in graph.node:
+            for attribute in node.attribute:
                 waiting.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+
+
+def _inlined(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the bodies of its local functions for their calls: heads are found wherever they are."""
+    if not model.functions:
+        return model
+    calls = {
+        (f.domain, f.name): [(node.domain, node.op_type) for graph in _graphs(f) for node in graph.node]
+        for f in model.functions
+    }
+    size: dict[tuple[str, str], int] = {}
+    while ready := [key for key in calls if key not in size and all(c in size for c in calls[key] if c in calls)]:
+        for key in ready:
+            size[key] = sum(size.get(call, 1) for call in calls[key])
+    whole = sum(size.get((node.domain, node.op_type), 1) for graph in _graphs(model.graph) for node in graph.node)
+    if endless := sorted(calls.keys() - size.keys()):
+        raise ModelError(f"{path}: not a valid ONNX model: function {endless[0][1]!r} calls itself; export it again")
+    if whole > _MAX_NODES:
+        raise ModelError(f"{path}: {whole} nodes once its functions are written out, {_MAX_NODES} are the most")
+    inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
+    return inlined
 
 
 def _check_tensor(path: Path, tensor: onnx.TensorProto) -> None:
