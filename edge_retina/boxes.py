@@ -165,19 +165,25 @@ def detect(
     boxes, all_logits = np.concatenate(found_boxes), np.concatenate(found_logits)
     all_labels = np.concatenate(found_labels)
     content = np.concatenate([vector[:2], vector[:2] + vector[2:4]])
-    limits = {"content": content, "input": np.array([0, 0, *spec.input_size[::-1]], np.float32)}.get(spec.clip)
+    whole = np.array([0, 0, *spec.input_size[::-1]], np.float32)
+    limits = {"content": content, "input": whole, "pixels": whole - np.array([0, 0, 1, 1], np.float32)}.get(spec.clip)
     if limits is not None:
         boxes = clip(boxes, limits[[0, 1, 0, 1]] + one, limits[[2, 3, 2, 3]] - one[::-1])
     order = np.argsort(-all_logits, kind="stable")
     if spec.top_k_scope == "all":
         order = order[: spec.top_k]
-    if spec.drop_empty:
+    if spec.drop_empty and spec.clip != "after_nms":
         order = order[(boxes[order, 2:] > boxes[order, :2]).all(1)]
     boxes, labels = boxes[order], all_labels[order]
-    keep = nms(boxes, labels, spec.nms_iou, class_aware=spec.class_aware_nms, limit=spec.max_detections)
+    # Corners that moved past each other span a box all the same (TensorFlow's and ONNX's NonMaxSuppression).
+    spans = np.sort(boxes.reshape(-1, 2, 2), axis=1).reshape(-1, 4) if spec.box_coding == "corner" else boxes
+    keep = nms(spans, labels, spec.nms_iou, class_aware=spec.class_aware_nms, limit=spec.max_detections)
     boxes = boxes[keep]
     if spec.clip == "after_nms":
         boxes = clip(boxes, content[[0, 1, 0, 1]] + one, content[[2, 3, 2, 3]] - one[::-1])
+        if spec.drop_empty:
+            some = (boxes[:, 2:] > boxes[:, :2]).all(1)
+            boxes, keep = boxes[some], keep[some]
     frame = (boxes - one - np.tile(vector[:2], 2)) * np.tile(vector[4:6], 2)
     if spec.clip in ("content", "after_nms"):
         frame = np.minimum(frame, np.tile(vector[6:], 2))

@@ -35,7 +35,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": ("half_up", "floor"),
     "placement": ("top_left", "center"),
     "box_coding": ("center", "corner"),
-    "clip": ("content", "input", "after_nms", "none"),
+    "clip": ("content", "input", "pixels", "after_nms", "none"),
     "class_choice": ("every", "best"),
     "top_k_scope": ("level", "all"),
 }
@@ -66,8 +66,9 @@ class DetectorSpec:
     box_coding: deltas are dx dy dw dh ("center"), or x1 y1 x2 y2 moved by parts of the anchor's sides ("corner").
     delta_weights: deltas are divided by these. max_log_scale: clamp of dw, dh before exp; 80 is none.
     inclusive_pixels: x2, y2 are the last pixel inside, so that a box is x2 - x1 + 1 wide.
-    clip: boxes are moved into the resized frame ("content") or the whole network input ("input") before NMS, into the
-    resized frame after it, or never. drop_empty: those without area then are dropped before NMS.
+    clip: boxes are moved into the resized frame ("content"), the whole network input ("input") or its first and last
+    pixel ("pixels", to W - 1 and H - 1) before NMS, into the resized frame after it ("after_nms"), or not ("none").
+    drop_empty: boxes without area after clipping are dropped.
     score_threshold: a score must exceed it. class_choice: an anchor stands for "every" class or its "best" one.
     top_k: (anchor, class) pairs kept, of each level or, with top_k_scope="all", of all together.
     nms_iou: a box with a larger IoU to a better one is suppressed. class_aware_nms: only by its own class.

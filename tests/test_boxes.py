@@ -287,13 +287,28 @@ def test_inclusive_pixels_by_hand():
 
 @pytest.mark.parametrize(
     ("clip", "wanted"),
-    [("content", [0, 0, 16, 4]), ("input", [0, 0, 20, 4]), ("after_nms", [0, 0, 16, 4]), ("none", [-4, -4, 20, 4])],
+    [
+        ("content", [0, 0, 16, 4]),
+        ("input", [0, 0, 20, 4]),
+        ("pixels", [0, 0, 20, 4]),
+        ("after_nms", [0, 0, 16, 4]),
+        ("none", [-4, -4, 20, 4]),
+    ],
 )
 def test_clip_by_hand(clip, wanted):
     """A box from -4 to 20; the frame is 16 wide on an input of 32."""
     geometry = Geometry((16, 16), (16, 16), (0, 0))
     found = one_detection(geometry, delta=(1, 0, math.log(3), 0), clip=clip)
     np.testing.assert_allclose(found, [wanted], atol=1e-5)
+
+
+def test_clip_to_the_last_pixel():
+    assert one_detection(delta=(1, 0, math.log(9), math.log(9)), clip="pixels").tolist() == [[0, 0, 31, 31]]
+
+
+def test_boxes_outside_are_dropped_after_nms_when_they_are_clipped_then():
+    assert len(one_detection(delta=(9, 0, 0, 0), clip="after_nms")) == 1
+    assert len(one_detection(delta=(9, 0, 0, 0), clip="after_nms", drop_empty=True)) == 0
 
 
 def test_boxes_outside_are_dropped_when_asked():

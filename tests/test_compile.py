@@ -385,7 +385,8 @@ def test_rtx_refuses_the_bundles_own_int8():
 
 
 FORMS: list[dict[str, Any]] = [
-    {"box_coding": "corner", "clip": "after_nms"},
+    {"box_coding": "corner", "clip": "after_nms", "drop_empty": True},
+    {"clip": "pixels"},
     {"inclusive_pixels": True, "clip": "input"},
     {"class_choice": "best", "class_aware_nms": False, "clip": "none", "top_k_scope": "all", "top_k": 100},
     {"top_k_scope": "all", "top_k": 5000, "drop_empty": True},

@@ -33,6 +33,7 @@ HABITS: dict[str, Any] = {
     "placement": "top_left",
     # modeling/postprocessing.py, after everything else; what is then empty is dropped there, too.
     "clip": "after_nms",
+    "drop_empty": True,
 }
 _DEFAULTS = (
     "delta_weights",

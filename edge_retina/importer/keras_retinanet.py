@@ -29,7 +29,7 @@ HABITS: dict[str, Any] = {
     "placement": "top_left",
     "box_coding": "corner",
     "delta_weights": (5.0, 5.0, 5.0, 5.0),
-    "clip": "input",
+    "clip": "pixels",
     "score_threshold": 0.05,
     "class_choice": "every",
     "top_k": 5000,

@@ -47,7 +47,7 @@ def with_habits(found: Imported, family: str, habits: Mapping[str, Any]) -> Impo
 def cls_and_box(heads: list[RowHead]) -> tuple[RowHead, RowHead] | None:
     """The two subnets, classification first; None unless they are RetinaNet's.
 
-    FCOS has a third head; an RPN's two are 1 x 1 and hang on one tower. Raises SpecError: 4 classes, nothing to tell by.
+    FCOS has a third head; an RPN's two are 1 x 1 and hang on one tower. Raises SpecError for 4 classes.
     """
     if len(heads) != 2 or not any(head.channels == 4 for head in heads):
         return None

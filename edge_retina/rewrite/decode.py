@@ -14,7 +14,7 @@ from edge_retina.rewrite.emit import Emitter
 from edge_retina.rewrite.frame_input import GEOMETRY
 from edge_retina.spec import DetectorSpec
 
-__all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "clip_corners", "find_function"]
+__all__ = ["CANDIDATES", "DOMAIN", "FUNCTION", "add_decode", "clip_corners", "find_function", "has_area"]
 
 DOMAIN, FUNCTION = "edge_retina", "AnchorDecode"
 # What the function gives before the NMS pass extends it.
@@ -114,9 +114,8 @@ def _body(emit: Emitter, spec: DetectorSpec, inputs: list[gs.Variable], static: 
         deltas = emit("GatherND", deltas, emit.unsqueeze(place, 2), batch_dims=1)
     boxes = _decode(emit, spec, deltas, rows, inputs[-1])
     passing = emit("Greater", emit("Sigmoid", logits), np.float32(spec.score_threshold))
-    if spec.drop_empty:
-        side = emit("Sub", emit.slice(boxes, 2, 2, 4), emit.slice(boxes, 2, 0, 2))
-        passing = emit("And", passing, emit("Greater", emit.reduce("ReduceMin", side, 2), np.float32(0)))
+    if spec.drop_empty and spec.clip != "after_nms":
+        passing = emit("And", passing, has_area(emit, boxes))
     return [boxes, emit("Where", passing, logits, np.float32(-np.inf)), labels]
 
 
@@ -210,13 +209,20 @@ def _decode(
         factor = emit("Exp", emit("Min", grow, np.float32(spec.max_log_scale)))
         half = emit("Mul", emit("Mul", factor, size), np.float32(0.5))
         corners = [emit(op, centre, half) for op in ("Sub", "Add")]
-    if spec.clip in ("content", "input"):
+    if spec.clip in ("content", "input", "pixels"):
         low: object = emit.slice(geometry, 0, 0, 2)
         high: object = emit("Add", low, emit.slice(geometry, 0, 2, 4))
-        if spec.clip == "input":
-            low, high = np.zeros(2, np.float32), np.array(spec.input_size[::-1], np.float32)
+        if spec.clip != "content":
+            last = np.float32(spec.clip == "pixels")
+            low, high = np.zeros(2, np.float32), np.array(spec.input_size[::-1], np.float32) - last
         corners = clip_corners(emit, spec, corners, low, high)
     return emit("Concat", *corners, axis=2)
+
+
+def has_area(emit: Emitter, boxes: gs.Variable) -> gs.Variable:
+    """Which of the half-open boxes [B, N, 4] are wider and higher than nothing: [B, N]."""
+    side = emit("Sub", emit.slice(boxes, 2, 2, 4), emit.slice(boxes, 2, 0, 2))
+    return emit("Greater", emit.reduce("ReduceMin", side, 2), np.float32(0))
 
 
 def clip_corners(

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import ModelError, UsageError
-from edge_retina.rewrite.decode import CANDIDATES, clip_corners, find_function
+from edge_retina.rewrite.decode import CANDIDATES, clip_corners, find_function, has_area
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.spec import DetectorSpec
 
@@ -75,6 +75,8 @@ def _fixpoint(
     nothing changes. Each round settles at least one more candidate, so it ends, at greedy's result.
     """
     low, high = emit.slice(boxes, 2, 0, 2), emit.slice(boxes, 2, 2, 4)
+    if spec.box_coding == "corner":  # which can move past each other
+        low, high = emit("Min", low, high), emit("Max", low, high)
     side = emit("Sub", high, low)
     x, y = emit.slice(side, 2, 0, 1), emit.slice(side, 2, 1, 2)
     area = emit("Mul", x, y)
@@ -137,10 +139,17 @@ def _best(
         labels = emit("Pad", labels, np.array([0, 0, 0, more]), np.array(0))
         boxes = emit("Pad", boxes, np.array([0, 0, 0, 0, more, 0]), np.float32(0))
     top, row = emit.many("TopK", 2, logits, np.array([spec.max_detections]), axis=1)
-    real = emit("Greater", top, _LOWEST)
-    index = emit.unsqueeze(row, 2)
-    box = _to_frame(emit, spec, emit("GatherND", boxes, index, batch_dims=1), geometry)
-    score, label = emit("Sigmoid", top), emit("GatherND", labels, index, batch_dims=1)
+    box, label = _rows(emit, boxes, row), _rows(emit, labels, row)
+    if spec.clip == "after_nms":
+        low = emit.slice(geometry, 0, 0, 2)
+        high = emit("Add", low, emit.slice(geometry, 0, 2, 4))
+        corners = [emit.slice(box, 2, a, a + 2) for a in (0, 2)]
+        box = emit("Concat", *clip_corners(emit, spec, corners, low, high), axis=2)
+        if spec.drop_empty:  # what is left moves up
+            top = emit("Where", has_area(emit, box), top, np.float32(-np.inf))
+            top, row = emit.many("TopK", 2, top, np.array([spec.max_detections]), axis=1)
+            box, label = _rows(emit, box, row), _rows(emit, label, row)
+    real, score, box = emit("Greater", top, _LOWEST), emit("Sigmoid", top), _to_frame(emit, spec, box, geometry)
     return [
         emit("Where", emit.unsqueeze(real, 2), box, np.float32(0)),
         emit("Where", real, score, np.float32(0)),
@@ -149,14 +158,13 @@ def _best(
     ]
 
 
+def _rows(emit: Emitter, values: gs.Variable, row: gs.Variable) -> gs.Variable:
+    """Rows [B, K] of values [B, N, ...]: [B, K, ...]."""
+    return emit("GatherND", values, emit.unsqueeze(row, 2), batch_dims=1)
+
+
 def _to_frame(emit: Emitter, spec: DetectorSpec, box: gs.Variable, geometry: gs.Variable) -> gs.Variable:
     """Half-open boxes in network-input pixels as the spec's boxes in frame pixels."""
-    if spec.clip == "after_nms":
-        low = emit.slice(geometry, 0, 0, 2)
-        high = emit("Add", low, emit.slice(geometry, 0, 2, 4))
-        box = emit(
-            "Concat", *clip_corners(emit, spec, [emit.slice(box, 2, a, a + 2) for a in (0, 2)], low, high), axis=2
-        )
     if spec.inclusive_pixels:
         box = emit("Sub", box, np.array([0, 0, 1, 1], np.float32))
     corners = emit("Concat", *[emit.slice(geometry, 0, a, a + 2) for a in (0, 0, 4, 4, 6, 6)], axis=0)
