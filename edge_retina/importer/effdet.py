@@ -66,7 +66,7 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     """
     if METADATA_KEY in metadata:
         return None  # a spec of its own says more than the family's habits
-    stacks = [stack for node in graph.nodes if node.op == "ReduceSum" and (stack := _stack(node)) is not None]
+    stacks = [stack for node in graph.nodes if node.op == "ReduceSum" and (stack := _stack(node))]
     heads = _shared_last_convs(graph) if len(stacks) >= _LEAST_LEVELS else []
     if len(heads) != 2 or len(heads[0]) != len(heads[1]):
         return None
@@ -118,7 +118,7 @@ def pad_value_for(mean: Sequence[float]) -> tuple[float, ...]:
 
 def _stack(total: gs.Node) -> gs.Node | None:
     """The Concat(Unsqueeze, ...) of two or three tensors that a node sums over, weighted by softmax or not."""
-    stack = source(total.inputs[0])
+    stack = source(total.inputs[0]) if total.inputs else None
     if stack is not None and stack.op == "Mul":
         stack = next((node for node in map(source, stack.inputs) if node is not None and node.op == "Concat"), None)
     if stack is None or stack.op != "Concat" or len(stack.inputs) not in (2, 3):
@@ -136,7 +136,7 @@ def _shared_last_convs(graph: gs.Graph) -> list[list[gs.Node]]:
             if id(node) in seen:
                 continue
             seen.add(id(node))
-            weight = constant(node.inputs[1]) if node.op == "Conv" else None
+            weight = constant(node.inputs[1]) if node.op == "Conv" and len(node.inputs) > 1 else None
             if weight is None:
                 queue.extend(node.inputs)
                 continue
@@ -193,7 +193,8 @@ def _by_model(static: gs.Graph, stack: gs.Node, size: Size, shapes: tuple[Size, 
     strides = tuple((size[0] // h, size[1] // w) for h, w in shapes)
     ops = {node.op for node in static.nodes}
     channels = (static_shape(static.tensors()[stack.outputs[0].name]) or (0, 0))[1]
-    divided = source(stack.inputs[0].inputs[0].inputs[0])  # by the sum of the fusion's weights
+    risen = source(stack.inputs[0])
+    divided = None if risen is None else source(risen.inputs[0])  # by the sum of the fusion's weights
     lite = (divided is None or divided.op != "Div") and "Clip" in ops and "Sigmoid" not in ops
     scale = _ANCHOR_SCALE
     if lite and channels not in _LITE_OF_USUAL_SCALE:

@@ -124,7 +124,7 @@ def _output_heads(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node]] | None
     convs = []
     weights: list[npt.NDArray[Any]] = []
     for index, conv in enumerate(map(source, graph.outputs)):
-        weight = constant(conv.inputs[1]) if conv is not None and conv.op == "Conv" else None
+        weight = constant(conv.inputs[1]) if conv is not None and _is_conv(conv) else None
         if conv is None or weight is None or weight.shape[2:] != (3, 3) or conv.attrs.get("group", 1) != 1:
             return None
         if index % half and not np.array_equal(weight, weights[-1]):
@@ -159,8 +159,13 @@ def _is_caffe(graph: gs.Graph) -> bool:
     return False
 
 
+def _is_conv(node: gs.Node) -> bool:
+    return bool(node.op == "Conv" and len(node.inputs) > 1)
+
+
 def _halves(node: gs.Node, kernel: int) -> bool:
-    weight = constant(node.inputs[1]) if node.op == "Conv" and list(node.attrs.get("strides", [])) == [2, 2] else None
+    halves = _is_conv(node) and list(node.attrs.get("strides", [])) == [2, 2]
+    weight = constant(node.inputs[1]) if halves else None
     return weight is not None and weight.shape[2:] == (kernel, kernel)
 
 
