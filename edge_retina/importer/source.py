@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from edge_retina.errors import ModelError
-from edge_retina.importer.heads import constant
+from edge_retina.importer.heads import constant, nodes_of
 
 __all__ = ["Source", "load_onnx"]
 
@@ -37,7 +37,7 @@ class Source:
     """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included).
 
     The graph is tidied: nodes that no output depends on are gone, no two nodes have one name, a Constant node holds a
-    tensor, local functions are written out, and Dropout, as it is at inference, is an Identity.
+    tensor, local functions are written out; Identity and, as it is at inference, Dropout are gone save at the outputs.
     """
 
     def __init__(self, model: onnx.ModelProto, digest: str) -> None:
@@ -66,6 +66,22 @@ def _tidy(graph: gs.Graph) -> None:
         if node.op == "Dropout" and _is_idle(graph, node):
             node.op, node.attrs = "Identity", {}
             node.inputs, node.outputs = node.inputs[:1], node.outputs[:1]
+
+    _bypass(graph)
+
+
+def _bypass(graph: gs.Graph) -> None:
+    """Let the readers of an Identity read its input, for recognisers look at neighbours; outputs keep their names."""
+    inner = [value for node in nodes_of(graph) for value in node.attrs.values() if isinstance(value, gs.Graph)]
+    ends = {id(tensor) for part in (graph, *inner) for tensor in part.outputs}
+    for node in graph.nodes:
+        if node.op == "Identity" and node.domain in (None, "", "ai.onnx") and id(node.outputs[0]) not in ends:
+            (before,), (after,) = node.inputs, node.outputs
+            for reader in list(after.outputs):
+                reader.inputs = [before if tensor is after else tensor for tensor in reader.inputs]
+            node.inputs.clear()
+            node.outputs.clear()
+    graph.nodes = [node for node in graph.nodes if node.outputs]
 
 
 def _is_idle(graph: gs.Graph, dropout: gs.Node) -> bool:

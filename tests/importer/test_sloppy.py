@@ -19,7 +19,10 @@ from edge_retina.runtime.ort import OrtRuntime
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 # Raw and small ones: what is tested is the graph, which the width of the layers does not change.
-GOOD = ("tiny", "tiny without metadata", "tv_v1_raw_ts", "tv_v1_raw_dynamo")
+GOOD = (
+    *("tiny", "tiny without metadata", "tv_v1_raw_ts", "tv_v1_raw_dynamo", "deepforest_raw_ts", "detectron2_raw_ts"),
+    *("effdet_lite_dynamo", "mmdet_caffe_dynamo", "odtk_resnet18_ts"),
+)
 TOLERANCE = 1e-4
 
 
@@ -306,6 +309,8 @@ def tidy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_the_same_detector(way: Callable[..., None], tidy: tuple[str, Imported, Any], tmp_path: Path) -> None:
     name, before, wanted = tidy
+    if name.startswith("odtk") and way in (odd_names, everything):
+        pytest.skip("ODTK's exports are known by the names of their outputs")
     model, given = good(name)
     way(model)
     found, data = imported(model, given | {"score_threshold": 0.01}, tmp_path / "m.onnx")
