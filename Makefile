@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench zoo clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/edge-retina demo
@@ -19,6 +19,10 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python benchmarks/stream.py
 
+# Real-size exports against their trainers: ENVS=DIR with an environment for each, see tests/fixtures/zoo.py.
+zoo: $(VENV)/dev.stamp
+	$(BIN)/python tests/fixtures/zoo.py $(or $(OUT),zoo-out) --envs $(ENVS)
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -31,4 +35,4 @@ $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/base.stamp
 
 clean:
-	rm -rf $(VENV) demo-out build *.egg-info
+	rm -rf $(VENV) demo-out zoo-out build *.egg-info
