@@ -38,7 +38,7 @@ __all__ = [
 # Folding and inferring in turn settles in three rounds on torchvision's whole export.
 _MAX_ROUNDS = 8
 # Severities of ONNX Runtime's default logger.
-_WARNING, _ERROR = 2, 3
+_WARNING, _FATAL = 2, 4
 _PASSING = ("Identity", "Cast")
 # What comes between normalising and the first Conv and changes no value that matters.
 _MOVING = ("Gather", "Pad", "Reshape", "Resize", "Squeeze", "Unsqueeze")
@@ -96,7 +96,7 @@ def sized(graph: gs.Graph, size: tuple[int, int] | None) -> gs.Graph:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Folding makes graphsurgeon and ONNX Runtime warn about what they do to a copy that is thrown away."""
-    onnxruntime.set_default_logger_severity(_ERROR)
+    onnxruntime.set_default_logger_severity(_FATAL)
     try:
         with G_LOGGER.suppress(G_LOGGER.ERROR):
             yield
