@@ -115,7 +115,7 @@ def _mode(static: gs.Graph, levels: int) -> str:
     if ops.count("Sigmoid") > levels or "HardSigmoid" in ops:
         raise SpecError(
             "keras-retinanet: the preprocessing of squeeze-and-excitation backbones (SENet, EfficientNet) is not in "
-            "the graph; export with edge_retina.importer.exporters.keras_retinanet and give mean and std"
+            "the graph; export with edge_retina.importer.export_keras_retinanet, which knows it by the backbone's name"
         )
     grouped = any(node.op == "Conv" and node.attrs.get("group", 1) > 1 for node in static.nodes)
     return "tf" if grouped or ops.count("Concat") > _MANY_JOINS else "caffe"

@@ -238,7 +238,7 @@ def test_squeeze_and_excitation_is_refused():
     graph = load("keras_retinanet_training")
     relu = next(node for node in graph.nodes if node.op == "Relu")
     relu.op = "Sigmoid"
-    with pytest.raises(SpecError, match="give mean and std"):
+    with pytest.raises(SpecError, match="knows it by the backbone"):
         keras_retinanet.recognise(graph, {})
 
 
