@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.compose import compose, height_and_width
 from edge_retina.importer.detectron2_heads import Subnets, subnets
 from edge_retina.importer.detectron2_whole import anchor_tables, postprocessing
-from edge_retina.importer.heads import affine_before, static_copy, static_shape, stem
+from edge_retina.importer.heads import affine_before, static_copy, stem
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
+from edge_retina.importer.normalisation import colour_order, normalisation
 from edge_retina.spec import METADATA_KEY, Box, DetectorSpec
 
 __all__ = ["HABITS", "cell_anchors", "recognise"]
@@ -35,6 +36,7 @@ HABITS: dict[str, Any] = {
     "clip": "after_nms",
     "drop_empty": True,
 }
+_NAME = "detectron2 RetinaNet"
 _DEFAULTS = (
     "delta_weights",
     "max_log_scale",
@@ -71,25 +73,19 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     levels = sorted(zip(heads.cls, heads.box, strict=True), key=lambda pair: -_area(tensors[pair[0].outputs[0].name]))
     logits, deltas = (tuple(pair[kind].outputs[0].name for pair in levels) for kind in range(2))
     trunk = first.inputs[0].name
-    size, *shapes = (_height_and_width(tensors[name]) for name in (trunk, *logits, *deltas))
+    size, *shapes = (height_and_width(_NAME, tensors[name]) for name in (trunk, *logits, *deltas))
     if shapes[: len(levels)] != shapes[len(levels) :]:
         raise SpecError(f"detectron2 RetinaNet: the levels of the class and box heads differ in size: {shapes}")
-    read: Fields = {"family": "detectron2", "input_size": size, "level_shapes": tuple(shapes[: len(levels)])}
-    if affine is not None:
-        unit = _PIXEL if 0 < affine[0].max() <= 1 else 1.0  # a graph that is given pixels 0..1
-        mean, std = ([round(_short(v * unit), 6) for v in np.broadcast_to(values, 3)] for values in affine)
-        read |= {"mean": tuple(mean), "std": tuple(std)}
-        if mean[0] != mean[2]:  # a channel's mean over ImageNet: blue is the lowest, red the highest
-            read["color_order"] = "bgr" if mean[0] < mean[2] else "rgb"
+    read: Fields = {"input_size": size, "level_shapes": tuple(shapes[: len(levels)])}
+    read |= normalisation(first.inputs[0])
+    if "mean" in read:
+        read |= colour_order(read["mean"])
     read |= postprocessing(static) | anchor_tables(static, read["level_shapes"], heads.anchors)
     values = HABITS | {name: DetectorSpec.__dataclass_fields__[name].default for name in _DEFAULTS}
     if "cell_anchors" not in read:
         values |= _own_anchors(heads, size, read["level_shapes"])
-    values |= {"labels": names_for(heads.classes), **read}
-    values["pad_value"] = values["mean"]  # zeros, padded after normalising
-    origins = {name: "graph" if name in read else "family" for name in values}
-    origins["pad_value"] = origins["mean"]
-    return Imported(DetectorSpec(**values, origins=origins), trunk, logits, deltas)
+    values["labels"] = names_for(heads.classes)
+    return Imported(compose("detectron2", values, read), trunk, logits, deltas)
 
 
 def cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...] = _RATIOS) -> tuple[Box, ...]:
@@ -105,23 +101,7 @@ def cell_anchors(sizes: tuple[float, ...], ratios: tuple[float, ...] = _RATIOS) 
 
 
 def _area(tensor: gs.Tensor) -> int:
-    return math.prod(_height_and_width(tensor))
-
-
-def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
-    shape = static_shape(tensor)
-    if shape is None or len(shape) != 4:
-        raise SpecError(
-            f"detectron2 RetinaNet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known "
-            "height and width, for strides and anchors follow from them; export with a fixed image size, or choose it "
-            'with --spec spec.json: {"input_size": [800, 1344]}'
-        )
-    return shape[2], shape[3]
-
-
-def _short(value: Any) -> float:
-    """The shortest decimal that is the same float32: 103.53, not 103.52999877929688."""
-    return float(str(np.float32(value)))
+    return math.prod(height_and_width(_NAME, tensor))
 
 
 def _own_anchors(heads: Subnets, size: tuple[int, int], shapes: Shapes) -> Fields:

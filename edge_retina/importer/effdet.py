@@ -17,11 +17,12 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.compose import compose, height_and_width
 from edge_retina.importer.heads import constant, source, static_copy, static_shape, stem
 from edge_retina.importer.imported import HeadLayout, Imported
 from edge_retina.importer.labels import COCO_91, names_for
-from edge_retina.importer.torchvision_whole import normalisation
-from edge_retina.spec import METADATA_KEY, DetectorSpec
+from edge_retina.importer.normalisation import normalisation
+from edge_retina.spec import METADATA_KEY
 
 __all__ = ["HABITS", "LAYOUT", "cell_of", "pad_value_for", "recognise"]
 
@@ -79,7 +80,7 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     trunk = first.inputs[0]
     while (before := source(trunk)) is not None and before.op == "Pad":  # "same" padding, as TensorFlow's
         trunk = before.inputs[0]
-    size = _height_and_width(trunk)
+    size = height_and_width("effdet", trunk)
     logits, deltas = (_fine_to_coarse(tensors, head) for head in (cls, box))
     if list(logits.values()) != list(deltas.values()):
         raise SpecError(f"effdet: the levels of the class and box heads differ in size: {logits}, {deltas}")
@@ -87,11 +88,8 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     read: dict[str, Any] = {"input_size": size, "level_shapes": shapes, **normalisation(trunk)}
     values: dict[str, Any] = {**HABITS, **_by_model(static, stacks[0], size, shapes), **read}
     values["labels"] = COCO_91[1:] if classes == len(COCO_91) - 1 else names_for(classes)  # label 1 is class 0
-    values["pad_value"] = pad_value_for(values["mean"])
-    origins = {name: "graph" if name in read else "family" for name in values} | {"family": "graph"}
-    origins["pad_value"] = origins["mean"]
-    spec = DetectorSpec(family="effdet", **values, origins=origins)
-    return Imported(spec, trunk.name, tuple(logits), tuple(deltas), LAYOUT)
+    (read if "mean" in read else values)["pad_value"] = pad_value_for(values["mean"])
+    return Imported(compose("effdet", values, read), trunk.name, tuple(logits), tuple(deltas), LAYOUT)
 
 
 def cell_of(
@@ -167,19 +165,9 @@ def _mean_bias(conv: gs.Node) -> float:
     return 0.0 if bias is None else float(bias.mean())
 
 
-def _height_and_width(tensor: gs.Tensor) -> Size:
-    shape = static_shape(tensor)
-    if shape is None or len(shape) != 4:
-        raise SpecError(
-            f"effdet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known height and "
-            "width, for strides and anchors follow from them; export with a fixed image size"
-        )
-    return shape[2], shape[3]
-
-
 def _fine_to_coarse(tensors: Mapping[str, gs.Tensor], head: list[gs.Node]) -> dict[str, Size]:
     """Names and sizes of a head's outputs."""
-    sizes = {name: _height_and_width(tensors[name]) for name in (conv.outputs[0].name for conv in head)}
+    sizes = {name: height_and_width("effdet", tensors[name]) for name in (conv.outputs[0].name for conv in head)}
     return dict(sorted(sizes.items(), key=lambda item: -math.prod(item[1])))
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.compose import compose
 from edge_retina.importer.heads import static_copy
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.keras_heads import NhwcHead, image_size, imported, level_sizes, nhwc_heads
 from edge_retina.importer.labels import names_for
-from edge_retina.spec import METADATA_KEY, DetectorSpec, cell_anchors
+from edge_retina.spec import METADATA_KEY, cell_anchors
 
 __all__ = ["HABITS", "MEAN", "STD", "cells_of", "heads_of", "recognise", "strides_of"]
 
@@ -74,9 +75,8 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         "cell_anchors": cells_of(range(finest, finest + len(shapes)), _SCALES, _RATIOS, _ANCHOR_SIZE),
         **HABITS,
     }
-    origins = dict.fromkeys(values, "family") | dict.fromkeys(("family", "input_size", "level_shapes"), "graph")
-    spec = DetectorSpec(family="keras_hub", input_size=size, level_shapes=shapes, **values, origins=origins)
-    return imported(graph, spec, cls, box)
+    read = {"input_size": size, "level_shapes": shapes}
+    return imported(graph, compose("keras_hub", values, read), cls, box)
 
 
 def heads_of(static: gs.Graph) -> tuple[NhwcHead, NhwcHead] | None:

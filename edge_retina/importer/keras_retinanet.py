@@ -9,12 +9,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.compose import compose
 from edge_retina.importer.heads import static_copy
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.keras_heads import NhwcHead, image_size, imported, level_sizes, nhwc_heads
 from edge_retina.importer.keras_retinanet_whole import anchor_tables, postprocessing
 from edge_retina.importer.labels import names_for
-from edge_retina.spec import METADATA_KEY, DetectorSpec, cell_anchors
+from edge_retina.spec import METADATA_KEY, cell_anchors
 
 __all__ = ["HABITS", "anchors_of", "heads_of", "recognise"]
 
@@ -81,10 +82,8 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         "strides": tuple((stride, stride) for stride in _STRIDES[: len(shapes)]),
         "cell_anchors": anchors_of(_SIZES, _STRIDES, _RATIOS, _SCALES),
         **HABITS,
-        **read,
     }
-    origins = {name: "graph" if name in read else "family" for name in values} | {"family": "graph"}
-    return imported(graph, DetectorSpec(family="keras_retinanet", **values, origins=origins), cls, box)
+    return imported(graph, compose("keras_retinanet", values, read), cls, box)
 
 
 def heads_of(static: gs.Graph) -> tuple[NhwcHead, NhwcHead] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["COCO_91", "OPEN_IMAGES_264", "names_for"]
+__all__ = ["COCO_80", "COCO_91", "OPEN_IMAGES_264", "names_for"]
 
 # COCO's category ids 0 to 90; "N/A" where COCO has no such id. Source: torchvision models/_meta.py.
 # fmt: off
@@ -51,8 +51,11 @@ OPEN_IMAGES_264 = (
     "Zebra", "Zucchini",
 )
 # fmt: on
+# The categories that COCO has, in its order.
+COCO_80 = tuple(name for name in COCO_91[1:] if name != "N/A")
 
 
 def names_for(classes: int) -> tuple[str, ...]:
-    """COCO's names for 91 classes, else class_0, class_1, ..."""
-    return COCO_91 if classes == len(COCO_91) else tuple(f"class_{index}" for index in range(classes))
+    """COCO's names for 80 and 91 classes, else class_0, class_1, ..."""
+    known = {len(names): names for names in (COCO_80, COCO_91)}
+    return known.get(classes, tuple(f"class_{index}" for index in range(classes)))

@@ -17,15 +17,15 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.heads import affine_before, constant, source, static_copy, static_shape, stem
+from edge_retina.importer.compose import compose, height_and_width
+from edge_retina.importer.heads import constant, source, static_copy, stem
 from edge_retina.importer.imported import Imported
-from edge_retina.importer.labels import COCO_91, names_for
-from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, DetectorSpec, cell_anchors
+from edge_retina.importer.labels import names_for
+from edge_retina.importer.normalisation import colour_order, normalisation
+from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, cell_anchors
 
-__all__ = ["COCO_80", "HABITS", "recognise"]
+__all__ = ["HABITS", "recognise"]
 
-# mmdet datasets/coco.py: the categories that COCO has, in its order.
-COCO_80 = tuple(name for name in COCO_91[1:] if name != "N/A")
 # configs/_base_: models/retinanet_r50_fpn.py and datasets/coco_detection.py.
 HABITS: Mapping[str, Any] = {
     "resize": "shortest_side",
@@ -48,8 +48,7 @@ _RATIOS, _OCTAVE_BASE_SCALE, _OCTAVES = (0.5, 1.0, 2.0), 4.0, 3
 _ANCHORS = len(_RATIOS) * _OCTAVES
 _CLS_NAME = "retina_cls"  # the attribute of RetinaHead, in names of weights and nodes
 _LEAST_LEVELS = 3
-# Means and deviations up to this are for pixels 0..1. "caffe" deviations are 1, its means are not.
-_UNIT, _PIXEL = 2.0, 255.0
+_NAME = "MMDetection RetinaNet"
 
 Size = tuple[int, int]
 
@@ -80,11 +79,13 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         raise SpecError("MMDetection RetinaNet: wanted a backbone whose first Conv takes 3 channels, found none")
     trunk = first.inputs[0]
     names = [tuple(conv.outputs[0].name for conv in head) for head in (cls, box)]
-    size = _height_and_width(trunk)
-    shapes, box_shapes = (tuple(_height_and_width(tensors[name]) for name in head) for head in names)
+    size = height_and_width(_NAME, trunk)
+    shapes, box_shapes = (tuple(height_and_width(_NAME, tensors[name]) for name in head) for head in names)
     if shapes != box_shapes:
         raise SpecError(f"MMDetection RetinaNet: the levels of class and box heads differ: {shapes}, {box_shapes}")
-    read: dict[str, Any] = {"input_size": size, "level_shapes": shapes, **_normalisation(trunk)}
+    read: dict[str, Any] = {"input_size": size, "level_shapes": shapes, **normalisation(trunk)}
+    if "mean" in read:
+        read |= colour_order(read["mean"])
     strides = _strides(size, shapes)
     values: dict[str, Any] = {**HABITS, **(_CAFFE if _is_caffe(graph) else _PYTORCH), "strides": strides, **read}
     values["cell_anchors"] = tuple(
@@ -92,28 +93,8 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
         for y, _ in strides
     )
     classes = widths[0] // _ANCHORS
-    values["labels"] = COCO_80 if classes == len(COCO_80) else names_for(classes)
-    values["pad_value"] = values["mean"]  # zeros, padded after normalising
-    origins = {name: "graph" if name in read else "family" for name in values} | {"family": "graph"}
-    origins["pad_value"] = origins["mean"]
-    spec = DetectorSpec(family="mmdet", **values, origins=origins)
-    return Imported(spec, trunk.name, names[0], names[1])
-
-
-def _normalisation(trunk: gs.Tensor) -> dict[str, Any]:
-    """Mean, deviation and colour order for pixels 0..255, where someone put them in front of the model."""
-    affine = affine_before(trunk)
-    if affine is None:
-        return {}
-    mean, std = (np.broadcast_to(values, 3) for values in affine)
-    unit = _PIXEL if max(np.abs(mean).max(), std.max()) <= _UNIT else 1.0
-    read: dict[str, Any] = {
-        "mean": tuple(np.round(mean * unit, 4).tolist()),
-        "std": tuple(np.round(std * unit, 4).tolist()),
-    }
-    if mean[0] != mean[2]:  # over ImageNet blue is the lowest, red the highest
-        read["color_order"] = "bgr" if mean[0] < mean[2] else "rgb"
-    return read
+    values["labels"] = names_for(classes)
+    return Imported(compose("mmdet", values, read), trunk.name, names[0], names[1])
 
 
 def _output_heads(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node]] | None:
@@ -167,16 +148,6 @@ def _halves(node: gs.Node, kernel: int) -> bool:
     halves = _is_conv(node) and list(node.attrs.get("strides", [])) == [2, 2]
     weight = constant(node.inputs[1]) if halves else None
     return weight is not None and weight.shape[2:] == (kernel, kernel)
-
-
-def _height_and_width(tensor: gs.Tensor) -> Size:
-    shape = static_shape(tensor)
-    if shape is None or len(shape) != 4:
-        raise SpecError(
-            f"MMDetection RetinaNet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known "
-            "height and width, for strides follow from them; export with a fixed image size"
-        )
-    return shape[2], shape[3]
 
 
 def _strides(size: Size, shapes: tuple[Size, ...]) -> tuple[Size, ...]:

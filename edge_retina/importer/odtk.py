@@ -9,7 +9,8 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.heads import constant, source, static_copy, static_shape, stem
+from edge_retina.importer.compose import compose, height_and_width
+from edge_retina.importer.heads import constant, source, static_copy, stem
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import METADATA_KEY, Box, DetectorSpec
@@ -38,6 +39,7 @@ HABITS: dict[str, Any] = {
     "inclusive_pixels": True,
     "clip": "input",
 }
+_SIZE_ADVICE = "export with: odtk export model.pth model.onnx --size H W"
 _DEFAULTS = ("delta_weights", "score_threshold", "top_k", "nms_iou", "class_aware_nms", "max_detections")
 
 
@@ -63,7 +65,7 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     logits, deltas = heads[: len(_SCORES)], heads[len(_SCORES) :]
     classes = _classes(*(_channels(node) for node in (logits[0], deltas[0])))
     tensors = static_copy(graph).tensors()
-    size, *levels = (_height_and_width(tensors[name]) for name in (first.inputs[0].name, *_BOXES))
+    size, *levels = (height_and_width("ODTK", tensors[name], _SIZE_ADVICE) for name in (first.inputs[0].name, *_BOXES))
     shapes = tuple(levels)
     if shapes != tuple((size[0] // stride, size[1] // stride) for stride in _STRIDES) or any(
         side % _STRIDES[-1] for side in size
@@ -73,16 +75,14 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
             f"found {size[0]}x{size[1]} with levels {list(shapes)}; export with: odtk export model.pth model.onnx "
             f"--size {_round_up(size[0])} {_round_up(size[1])}"
         )
-    read = {"family": "odtk", "input_size": size, "level_shapes": shapes}
+    read = {"input_size": size, "level_shapes": shapes}
     values = HABITS | {name: DetectorSpec.__dataclass_fields__[name].default for name in _DEFAULTS}
     values |= {
         "labels": names_for(classes),
         "strides": tuple((stride, stride) for stride in _STRIDES),
         "cell_anchors": tuple(cell_anchors(stride) for stride in _STRIDES),
-        **read,
     }
-    origins = {name: "graph" if name in read else "family" for name in values}
-    spec = DetectorSpec(**values, origins=origins)
+    spec = compose("odtk", values, read)
     names = [tuple(node.outputs[0].name for node in nodes) for nodes in (logits, deltas)]
     return Imported(spec, first.inputs[0].name, names[0], names[1])
 
@@ -128,17 +128,6 @@ def _classes(scores: int, boxes: int) -> int:
         "channels, and the export does not hold its anchors; export with "
         "edge_retina.importer.exporters.odtk.export_odtk(model, path, size)"
     )
-
-
-def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
-    shape = static_shape(tensor)
-    if shape is None or len(shape) != 4:
-        raise SpecError(
-            f"ODTK: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known height and "
-            "width; export with: odtk export model.pth model.onnx --size H W, or choose it with --spec spec.json: "
-            '{"input_size": [896, 1408]}'
-        )
-    return shape[2], shape[3]
 
 
 def _round_up(side: int) -> int:

@@ -10,11 +10,13 @@ from typing import Any
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.heads import RowHead, row_heads, sized, static_copy, static_shape, stem
+from edge_retina.importer.compose import compose, height_and_width
+from edge_retina.importer.heads import RowHead, row_heads, sized, static_copy, stem
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
+from edge_retina.importer.normalisation import normalisation
 from edge_retina.importer.torchvision_kin import cls_and_box, trainer_of
-from edge_retina.importer.torchvision_whole import anchor_grid, normalisation, postprocessing, resize_rule
+from edge_retina.importer.torchvision_whole import anchor_grid, postprocessing, resize_rule
 from edge_retina.spec import METADATA_KEY, DetectorSpec, cell_anchors
 
 __all__ = ["NOTHING", "read", "recognise"]
@@ -27,6 +29,7 @@ _CELLS = tuple(cell_anchors(sizes, (0.5, 1.0, 2.0), rounded=True) for sizes in _
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SHORTEST_SIDE = (800, 1333)
 _MAX_DETECTIONS = 300
+_NAME = "torchvision RetinaNet"
 _SIZE_DIVISIBLE = 32
 _PIXEL = 255.0
 
@@ -61,20 +64,17 @@ def read(
     static = static_copy(sized(graph, _size(given.get("input_size"))))
     tensors = static.tensors()
     trunk = tensors[first.inputs[0].name]
-    size, *levels = [_height_and_width(tensors[name]) for name in (trunk.name, *cls.outputs, *box.outputs)]
+    size, *levels = [height_and_width(_NAME, tensors[name]) for name in (trunk.name, *cls.outputs, *box.outputs)]
     shapes = tuple(levels[: len(cls.convs)])
     if shapes != tuple(levels[len(cls.convs) :]):
         raise SpecError(f"torchvision RetinaNet: the levels of the class and box heads differ in size: {levels}")
     fields: dict[str, Any] = {"input_size": size, "level_shapes": shapes}
     fields |= normalisation(trunk) | resize_rule(graph, trunk, size) | postprocessing(static)
     fields |= anchor_grid(static, size, shapes, cls.anchors)
-    values = _family_values(size, shapes, cls) | fields
-    values["pad_value"] = values["mean"]  # zeros, padded after normalising
-    origins = {name: "graph" if name in fields else "family" for name in values} | {"family": "graph"}
-    origins["pad_value"] = origins["mean"]
+    anchors: dict[str, Any] = {}
     if "cell_anchors" not in fields and (len(shapes), cls.anchors) != (len(_CELLS), len(_CELLS[0])):
-        values["cell_anchors"], origins["cell_anchors"] = _given_anchors(given, cls), "user"
-    spec = DetectorSpec.from_dict({"family": "torchvision", **values, "origins": origins})
+        anchors["cell_anchors"] = _given_anchors(given, cls)
+    spec = compose("torchvision", _family_values(size, shapes, cls), fields, anchors)
     if any(len(cell) != cls.anchors for cell in spec.cell_anchors):
         counts = [len(cell) for cell in spec.cell_anchors]
         raise SpecError(f"torchvision RetinaNet: the heads have {cls.anchors} anchors per cell, cell_anchors {counts}")
@@ -99,17 +99,6 @@ def _size(given: Any) -> tuple[int, int] | None:
     if not whole:
         raise SpecError(f"input_size wants height and width in pixels, found {given!r}")
     return given[0], given[1]
-
-
-def _height_and_width(tensor: gs.Tensor) -> tuple[int, int]:
-    shape = static_shape(tensor)
-    if shape is None or len(shape) != 4:
-        raise SpecError(
-            f"torchvision RetinaNet: tensor {tensor.name!r} has shape {tensor.shape}, wanted [B, C, H, W] with a known "
-            "height and width, for strides and anchors follow from them; export with a fixed image size (no dynamic "
-            'height or width), or choose the size with --spec spec.json: {"input_size": [800, 1344]}'
-        )
-    return shape[2], shape[3]
 
 
 def _stride(side: int, cells: int) -> int:

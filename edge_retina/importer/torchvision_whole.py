@@ -14,29 +14,15 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.heads import affine_before, ancestors, constant, nodes_of, source, static_shape
+from edge_retina.importer.heads import ancestors, constant, nodes_of, source, static_shape
 
-__all__ = ["anchor_grid", "normalisation", "postprocessing", "resize_rule"]
+__all__ = ["anchor_grid", "postprocessing", "resize_rule"]
 
-# A deviation up to this divides pixels 0..1, a larger one pixels 0..255.
-_UNIT_STD = 2.0
-_PIXEL = 255.0
 _SIDES = ("ReduceMin", "ReduceMax")
 # keep[:n] picks boxes, scores and labels.
 _PICKED = 3
 
 Fields = dict[str, Any]
-
-
-def normalisation(trunk: gs.Tensor) -> Fields:
-    """Read mean and std, pixels 0..255, from the arithmetic in front of the trunk."""
-    affine = affine_before(trunk)
-    if affine is None:
-        return {}
-    shift, scale = (np.broadcast_to(values, 3) for values in affine)
-    unit = _PIXEL if scale.max() <= _UNIT_STD else 1.0
-    mean, std = (tuple(round(_short(v) * unit, 6) for v in values) for values in (shift, scale))
-    return {"mean": mean, "std": std}
 
 
 def resize_rule(graph: gs.Graph, trunk: gs.Tensor, size: tuple[int, int]) -> Fields:

@@ -10,7 +10,7 @@ import pytest
 from matching import match
 
 from edge_retina.errors import SpecError
-from edge_retina.importer import mmdet
+from edge_retina.importer import labels, mmdet
 from edge_retina.importer.imported import HeadLayout
 from edge_retina.rewrite import rewrite
 from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY
@@ -39,7 +39,7 @@ COMMON = {
 WANTED = {
     "mmdet_ts": {
         **COMMON,
-        "labels": mmdet.COCO_80,
+        "labels": labels.COCO_80,
         "color_order": "rgb",
         "mean": (123.675, 116.28, 103.53),
         "std": (58.395, 57.12, 57.375),
@@ -116,8 +116,8 @@ def test_our_own_metadata_goes_first():
 
 
 def test_labels_of_coco():
-    assert len(mmdet.COCO_80) == 80
-    assert (mmdet.COCO_80[0], mmdet.COCO_80[11], mmdet.COCO_80[79]) == ("person", "stop sign", "toothbrush")
+    assert len(labels.COCO_80) == 80
+    assert (labels.COCO_80[0], labels.COCO_80[11], labels.COCO_80[79]) == ("person", "stop sign", "toothbrush")
 
 
 def test_spec_is_the_known_one(imported):

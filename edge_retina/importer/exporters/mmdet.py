@@ -9,7 +9,7 @@ from typing import Any
 from edge_retina.errors import SpecError
 from edge_retina.importer.exporters.attach import attach_spec
 from edge_retina.importer.labels import names_for
-from edge_retina.importer.mmdet import COCO_80, HABITS
+from edge_retina.importer.mmdet import HABITS
 from edge_retina.spec import DetectorSpec
 
 __all__ = ["export_mmdet", "spec_of"]
@@ -99,7 +99,7 @@ def _labels(model: Any, labels: Sequence[str] | None) -> tuple[str, ...]:
     meta = getattr(model, "dataset_meta", None) or {}
     names = tuple(labels if labels is not None else meta.get("classes", meta.get("CLASSES", ())))
     if not names:
-        return COCO_80 if classes == len(COCO_80) else names_for(classes)
+        return names_for(classes)
     if len(names) != classes:
         raise SpecError(f"mmdet: wanted {classes} labels, found {len(names)}: {', '.join(names[:5])}")
     return names

@@ -1,0 +1,37 @@
+"""Mean and deviation of the pixels, where the graph holds them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from edge_retina.importer.heads import affine_before
+
+__all__ = ["colour_order", "normalisation"]
+
+# Means and deviations up to this are for pixels 0..1. A deviation of 1 with means of 100 is for 0..255.
+_UNIT, _PIXEL = 2.0, 255.0
+
+
+def normalisation(trunk: gs.Tensor) -> dict[str, Any]:
+    """Mean and std, for pixels 0..255, from the arithmetic in front of the trunk; nothing where there is none."""
+    affine = affine_before(trunk)
+    if affine is None:
+        return {}
+    shift, scale = (np.broadcast_to(values, 3) for values in affine)
+    changes = shift.any() or (scale != 1).any()
+    unit = _PIXEL if changes and max(np.abs(shift).max(), scale.max()) <= _UNIT else 1.0
+    mean, std = (tuple(round(_short(v) * unit, 6) for v in values) for values in (shift, scale))
+    return {"mean": mean, "std": std}
+
+
+def colour_order(mean: tuple[float, float, float]) -> dict[str, Any]:
+    """color_order as a mean tells it: over photographs blue is the lowest channel, red the highest."""
+    return {} if mean[0] == mean[2] else {"color_order": "bgr" if mean[0] < mean[2] else "rgb"}
+
+
+def _short(value: Any) -> float:
+    """The shortest decimal that is the same float32: 0.485, not 0.48500001430511475."""
+    return float(str(np.float32(value)))
