@@ -151,7 +151,7 @@ def detect(
     anchor index, class. Source: Lin et al. 2017, section 4.1, "Inference".
     """
     vector = np.array(geometry.vector(), np.float32)
-    # Half-open boxes throughout: where x2, y2 are the last pixel inside, one more, which is taken off at the end.
+    # Half-open boxes throughout: where x2, y2 of an anchor are the last pixel inside, one more.
     one = np.array([0, 0, 1, 1], np.float32) * np.float32(spec.inclusive_pixels)
     found_boxes, found_logits, found_labels = [], [], []
     for level in range(spec.num_levels):
@@ -184,7 +184,7 @@ def detect(
         if spec.drop_empty:
             some = (boxes[:, 2:] > boxes[:, :2]).all(1)
             boxes, keep = boxes[some], keep[some]
-    frame = (boxes - one - np.tile(vector[:2], 2)) * np.tile(vector[4:6], 2)
+    frame = (boxes - np.tile(vector[:2], 2)) * np.tile(vector[4:6], 2)
     if spec.clip in ("content", "after_nms"):
         frame = np.minimum(frame, np.tile(vector[6:], 2))
     return frame, sigmoid(all_logits[order][keep]), labels[keep].astype(np.int32)

@@ -61,7 +61,7 @@ def draw(image: U8, detections: Detections, *, min_score: float = 0.0) -> U8:
     rows = [
         (_to_pixels(row.xyxy, height, width), _colour(row.label), f"{row.name} {row.score:.2f}")
         for row in detections.mask(min_score=min_score)
-        if np.isfinite(row.xyxy).all()
+        if np.isfinite(row.xyxy).all() and _is_seen(row.xyxy, height, width)
     ]
     for box, colour, _ in reversed(rows):
         _draw_box(canvas, box, colour, line_width)
@@ -117,6 +117,11 @@ def letterbox(image: U8, shape: tuple[int, int], *, background: int = 0) -> U8:
 def _require_bgr8(image: U8) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"wanted a uint8 (H, W, 3) image, found {image.dtype} {image.shape}; pass it through to_bgr8")
+
+
+def _is_seen(xyxy: tuple[float, float, float, float], height: int, width: int) -> bool:
+    """Whether any of the box lies on the image; what some trainers do not clip may lie beside it."""
+    return max(xyxy[0], xyxy[2]) >= 0 and max(xyxy[1], xyxy[3]) >= 0 and xyxy[0] <= width and xyxy[1] <= height
 
 
 def _to_pixels(xyxy: tuple[float, float, float, float], height: int, width: int) -> Rectangle:

@@ -65,8 +65,8 @@ def match(
 
     found, wanted: boxes (N, 4) xyxy in the same pixels, scores (N,), labels (N,). Not by IoU, which is 0 for a
     zero-area box and itself. The closest pairs go first; each row is used once. A row without partner is ignored when
-    its score lies within `score` of a cut-off: the threshold that both sides were made with, or, where a side holds
-    `limit` rows, the lowest score on that side.
+    rounding explains that the other side lacks it: its score lies within `score` of the threshold that both sides were
+    made with, or both were cut off at `limit` rows and it is no better, within `score`, than the other side's last.
     """
     boxes, scores, labels = _arrays(found)
     boxes_wanted, scores_wanted, labels_wanted = _arrays(wanted)
@@ -82,12 +82,16 @@ def match(
         if row not in partner and column not in taken:
             partner[row] = column
             taken.add(column)
-    cuts = [threshold]
-    cuts += [float(side.min()) for side in (scores, scores_wanted) if limit is not None and len(side) == limit]
+    full = limit is not None and len(scores) == len(scores_wanted) == limit
+
+    def lost(row: float, others: npt.NDArray[np.float64]) -> bool:
+        cut_off = full and row <= float(others.min(initial=np.inf)) + score
+        return not cut_off and abs(row - threshold) > score
+
     lone = [i for i in range(len(scores)) if i not in partner]
     lone_wanted = [i for i in range(len(scores_wanted)) if i not in taken]
-    extra = tuple(i for i in lone if scores[i] > max(cuts) + score)
-    missing = tuple(i for i in lone_wanted if scores_wanted[i] > max(cuts) + score)
+    extra = tuple(i for i in lone if lost(scores[i], scores_wanted))
+    missing = tuple(i for i in lone_wanted if lost(scores_wanted[i], scores))
     pairs: Any = tuple(np.array(list(partner.items()), dtype=np.intp).reshape(-1, 2).T)
     lines = [f"\n  missing {_row(boxes_wanted, scores_wanted, labels_wanted, i)}" for i in missing[:_SHOWN]]
     lines += [f"\n  extra   {_row(boxes, scores, labels, i)}" for i in extra[:_SHOWN]]

@@ -166,10 +166,10 @@ def _fp16(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
 
 
 def _halved(graph: gs.Graph) -> set[str]:
-    """Tensors that FP16 would hold; statistics want two axes or more, batch and channels."""
+    """Tensors that FP16 would hold, of two axes or more, as statistics want; not of a Pad, which may add infinity."""
     trunk = Trunk(graph)
     shapes = {name: kind.shape for name, kind in infer_types(graph).items()}
-    made = [t for node in trunk.nodes if trunk.is_data(node) for t in node.outputs if trunk.is_float(t)]
+    made = [t for n in trunk.nodes if n.op != "Pad" and trunk.is_data(n) for t in n.outputs if trunk.is_float(t)]
     return {t.name for t in made if len(shapes.get(t.name) or ()) >= 2}
 
 

@@ -65,7 +65,8 @@ class DetectorSpec:
     cell_anchors: per level, per anchor: x1 y1 x2 y2 about the cell's origin (x * stride, y * stride).
     box_coding: deltas are dx dy dw dh ("center"), or x1 y1 x2 y2 moved by parts of the anchor's sides ("corner").
     delta_weights: deltas are divided by these. max_log_scale: clamp of dw, dh before exp; 80 is none.
-    inclusive_pixels: x2, y2 are the last pixel inside, so that a box is x2 - x1 + 1 wide.
+    inclusive_pixels: the network was trained on x2, y2 as the last pixel inside, a box being x2 - x1 + 1 wide; what is
+    detected is half-open all the same, x2 - x1 wide.
     clip: boxes are moved into the resized frame ("content"), the whole network input ("input") or its first and last
     pixel ("pixels", to W - 1 and H - 1) before NMS, into the resized frame after it ("after_nms"), or not ("none").
     drop_empty: boxes without area after clipping are dropped.

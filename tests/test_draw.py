@@ -97,6 +97,12 @@ def test_not_a_number_is_not_drawn() -> None:
     assert np.array_equal(draw(image, one((20, 20), float("nan"), 0, 10, 10)), image)
 
 
+@pytest.mark.parametrize("xyxy", [(-30, 5, -2, 9), (5, 25, 9, 40), (45, 5, 60, 9), (5, -9, 9, -1)])
+def test_a_box_beside_the_image_is_not_drawn(xyxy: tuple[float, float, float, float]) -> None:
+    image = grey(20, 40)
+    np.testing.assert_array_equal(draw(image, one((20, 40), *xyxy)), image)
+
+
 def test_labels_differ_in_colour() -> None:
     colours = set()
     for label in range(40):

@@ -84,3 +84,17 @@ def test_the_worst_pair_by_overlap():
     found = rows((flat, 0.5, 0), (BOX, 0.9, 1), ([0.0, 0.0, 10.0, 9.95], 0.9, 2))
     wanted = rows((flat, 0.5, 0), (BOX, 0.9, 1), ([0.0, 0.0, 10.0, 10.0], 0.9, 2))
     assert match(found, wanted).worst_iou == pytest.approx(0.995)
+
+
+def test_rows_far_below_a_threshold_or_beyond_a_limit_are_missed():
+    """What a wrong threshold or limit leaves out is not "at the cut-off"."""
+    wanted = rows((BOX, 0.9, 1), (OTHER, 0.4, 1), ([0, 0, 3, 3], 0.3, 1))
+    only = rows((BOX, 0.9, 1))
+    assert match(only, wanted, threshold=0.9).missing == (1, 2)
+    assert match(only, wanted, limit=1).missing == (1, 2)
+    assert match(wanted, only, limit=1).extra == (1, 2)
+
+
+def test_only_when_both_sides_are_full_does_the_limit_explain_anything():
+    found, wanted = rows((BOX, 0.9, 1), (OTHER, 0.4, 1)), rows((BOX, 0.9, 1))
+    assert match(found, wanted, limit=2).extra == (1,)

@@ -778,3 +778,11 @@ def test_an_interruption_leaves_nothing_behind(model, pictures, monkeypatch, pre
         assert names_in(model.parent) == ["m.edge", "m.onnx", "tmp"]
         assert names_in(temporary) == []
         assert model.with_suffix(".edge").read_bytes() == older
+
+
+@pytest.mark.parametrize("name", ["effdet_lite_dynamo", "effdet_tf_ts"])
+def test_fp16_of_a_model_that_pads_with_infinity(tmp_path, name):
+    """TensorFlow's "same" padding in front of a MaxPool."""
+    fixture = Path(__file__).parent / "fixtures" / f"{name}.onnx"
+    bundle = build(fixture, tmp_path / "m.edge", precision="fp16")
+    assert bundle.manifest.precision == "fp16"

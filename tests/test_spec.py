@@ -226,7 +226,12 @@ FITS: list[tuple[dict[str, Any], tuple[int, int], tuple[int, int], tuple[int, in
     ({"placement": "center"}, (480, 640), (64, 85), (0, 5)),  # 11 columns to spare, 5 before, 6 after
     ({"placement": "center"}, (100, 300), (32, 96), (16, 0)),
     ({"resize": "stretch"}, (480, 640), (64, 96), (0, 0)),
-    ({"resize": "shortest_side", "shortest_side": (32, 90), "rounding": "floor"}, (480, 640), (32, 42), (0, 0)),  # 42.67
+    (
+        {"resize": "shortest_side", "shortest_side": (32, 90), "rounding": "floor"},
+        (480, 640),
+        (32, 42),
+        (0, 0),
+    ),  # 42.67
     ({"resize": "shortest_side", "shortest_side": (32, 90)}, (480, 640), (32, 43), (0, 0)),
     ({"rounding": "floor"}, (300, 451), (63, 96), (0, 0)),  # 63.86
     ({"resize": "shortest_side", "shortest_side": (60, 66)}, (480, 640), (50, 66), (0, 0)),  # the longest side limits

@@ -94,6 +94,8 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
     if overrides and METADATA_KEY in source.metadata and "edge_retina" in chosen:
         # Replaced before the graph is looked at, so that metadata which contradict it can be put right.
         written = own.parse(source.metadata[METADATA_KEY])
+        if "mean" in overrides and written.get("pad_value") == written.get("mean"):
+            overrides.setdefault("pad_value", overrides["mean"])
         given = dict.fromkeys(set(overrides) - {"heads"}, "user")
         origins = {**dict.fromkeys(set(written) - {"heads", "origins"}, "metadata"), **given}
         whole = own.described(source.graph, {**written, **overrides, "origins": {}}, "metadata")
@@ -138,7 +140,10 @@ def _size(given: Any) -> tuple[int, int] | None:
 
 def _overridden(graph: gs.Graph, hit: Imported, overrides: Mapping[str, Any]) -> Imported:
     """What was found with spec fields replaced, save those that the heads' shapes settle, or with other heads."""
-    spec = hit.spec.override("user", **{name: value for name, value in overrides.items() if name != "heads"})
+    fields = {name: value for name, value in overrides.items() if name != "heads"}
+    if "mean" in fields and hit.spec.pad_value == hit.spec.mean:  # zeros, padded after normalising
+        fields.setdefault("pad_value", fields["mean"])
+    spec = hit.spec.override("user", **fields)
     if overrides.get("heads") is not None:
         found = own.described(graph, spec.to_dict() | {"heads": overrides["heads"]}, "user")
         return replace(found, spec=spec)

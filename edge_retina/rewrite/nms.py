@@ -164,9 +164,7 @@ def _rows(emit: Emitter, values: gs.Variable, row: gs.Variable) -> gs.Variable:
 
 
 def _to_frame(emit: Emitter, spec: DetectorSpec, box: gs.Variable, geometry: gs.Variable) -> gs.Variable:
-    """Half-open boxes in network-input pixels as the spec's boxes in frame pixels."""
-    if spec.inclusive_pixels:
-        box = emit("Sub", box, np.array([0, 0, 1, 1], np.float32))
+    """Boxes in network-input pixels in frame pixels."""
     corners = emit("Concat", *[emit.slice(geometry, 0, a, a + 2) for a in (0, 0, 4, 4, 6, 6)], axis=0)
     offset, scale, frame = (emit.slice(corners, 0, a, a + 4) for a in (0, 4, 8))
     box = emit("Mul", emit("Sub", box, offset), scale)

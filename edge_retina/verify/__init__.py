@@ -32,6 +32,8 @@ __all__ = ["Compared", "Verdict", "verify"]
 
 # Of a resized side: what rounding a product in float32 instead of in integers makes of it.
 _ROUNDED_APART = 1
+# Of a channel's deviation: far more than moving the border of a picture by a pixel changes.
+_SAME = 0.1
 # Score tolerances to try where the chosen one does not do, to tell noise from a fault.
 _LADDER = (2e-4, 5e-4, 1e-3, 2e-3, 5e-3)
 
@@ -133,7 +135,7 @@ def _bundle(
         if wanted is None:
             return _unknown(reference)
         ours = detector(frame.image)
-        return frame.image, (ours.xyxy, ours.scores, ours.labels.astype(np.int64)), wanted
+        return frame.image, (ours.xyxy, ours.scores, ours.labels.astype(np.int64)), _half_open(wanted, spec, frame)
 
     return spec, compare, (f"detections recorded in {reference}", "recorded")
 
@@ -158,7 +160,10 @@ def _onnx(
             # The original knows no frames: it gets pictures of its input's size, on which every rule puts them whole.
             found = replace(found, spec=found.spec.override("user", resize="stretch", shortest_side=None))
         ours = Rewritten(rewrite(source.graph, found), found.spec)
-        rule = "" if original.fits else "; pictures are stretched to its size first, so the resize rule is not tested"
+        same = "colour order, mean and std" if original.range == "normalised" else "colour order"
+        rule = f"; {same} of the spec are taken for true"
+        if not original.fits:
+            rule += "; pictures are stretched to its size first, so the resize rule is not tested"
         return (
             found.spec,
             lambda frame: _against_original(frame, original, ours, notes),
@@ -169,7 +174,9 @@ def _onnx(
 
         def compare(frame: Frame) -> _Pair | EdgeRetinaError:
             wanted = known.of(frame.name)
-            return _unknown(reference) if wanted is None else (frame.image, ours(frame.image)[0], wanted)
+            if wanted is None:
+                return _unknown(reference)
+            return frame.image, ours(frame.image)[0], _half_open(wanted, found.spec, frame)
 
         return found.spec, compare, (f"detections recorded in {reference}", "recorded")
     judge = Heads(load_onnx(path).graph, found)
@@ -183,6 +190,16 @@ def _onnx(
         "rewriting, not the spec (anchors, mean, std, resize rule, thresholds); recorded detections would: --reference"
     )
     return found.spec, up_to_heads, (text, "original heads")
+
+
+def _half_open(recorded: Found, spec: DetectorSpec, frame: Frame) -> Found:
+    """A trainer's boxes as ours: where his x2, y2 are the last pixel inside, a network-input pixel further."""
+    boxes, scores, labels = recorded
+    if spec.inclusive_pixels:
+        fit = fit_frame(spec, *frame.image.shape[:2])
+        x, y = fit.frame[1] / fit.content[1], fit.frame[0] / fit.content[0]
+        boxes = boxes + np.array([0, 0, x, y], np.float32)
+    return boxes, scores, labels
 
 
 def _unknown(reference: str | os.PathLike[str] | None) -> InputError:
@@ -203,13 +220,20 @@ def _against_original(
         apart = max(abs(a - b) for a, b in zip(seen.content, fit.content, strict=True))
         (h, w), (oh, ow), (fh, fw) = picture.shape[:2], seen.content, fit.content
         text = f"{w}x{h} pictures are resized to {ow}x{oh} by the original, to {fw}x{fh} by edge-retina"
-        if apart <= _ROUNDED_APART and seen.network_input is not None:
+        if apart <= _ROUNDED_APART and seen.network_input is not None and _alike(seen.network_input, network_input):
             mine = ours.from_network_input(seen.network_input, replace(fit, content=seen.content))
             text += ", a matter of rounding: compared from the original's network input on"
         _note(notes, text)
     elif seen.network_input is not None:
         _note_apart(notes, seen, network_input)
     return picture, mine, seen.found
+
+
+def _alike(original: F32, ours: F32) -> bool:
+    """Whether network inputs whose pictures lie a pixel apart have channels of the same mean and deviation."""
+    means, spreads = ([np.asarray(fit(x, axis=(0, 2, 3))) for x in (original, ours)] for fit in (np.mean, np.std))
+    near = _SAME * np.maximum(spreads[0], 1e-6)
+    return bool((np.abs(means[0] - means[1]) <= near).all() and (np.abs(spreads[0] - spreads[1]) <= near).all())
 
 
 def _note_apart(notes: dict[str, int], seen: Seen, network_input: F32) -> None:

@@ -331,3 +331,19 @@ def test_exporters_are_reached_from_here() -> None:
     for name in ("export_yolo", "torchvision_export", "export_attach"):
         with pytest.raises(AttributeError, match=name):
             getattr(importer, name)
+
+
+@pytest.mark.parametrize("fixture", ["mmdet_ts", "odtk_resnet18_ts", "tv_v1_raw_ts"])
+def test_padding_stays_zero_when_the_mean_is_overridden(fixture: str) -> None:
+    """These trainers pad after normalising, which pad_value, a colour before it, has to follow."""
+    source = load_onnx(Path(__file__).parents[1] / "fixtures" / f"{fixture}.onnx")
+    mean = [100.0, 110.0, 120.0]
+    spec = import_model(source, overrides={"mean": mean}).spec
+    assert (spec.pad_value, spec.origins["pad_value"]) == (tuple(mean), "user")
+    assert import_model(source, overrides={"mean": mean, "pad_value": [1, 2, 3]}).spec.pad_value == (1, 2, 3)
+    assert import_model(source, overrides={"nms_iou": 0.4}).spec.pad_value == import_model(source).spec.mean
+
+
+def test_padding_follows_the_mean_of_metadata_too(tmp_path: Path) -> None:
+    tiny_model(path := tmp_path / "m.onnx")
+    assert import_model(load_onnx(path), overrides={"mean": [1.0, 2.0, 3.0]}).spec.pad_value == (1, 2, 3)

@@ -35,7 +35,7 @@ def spec(order: str = "rgb") -> DetectorSpec:
 def whole(
     path: Path, shape: list[object], mean: np.ndarray | None, std: np.ndarray | None, *, second: bool = False
 ) -> Path:
-    """Sub, Div and Identity, which gives "trunk"; three detections whose scores are the trunk's first pixel."""
+    """Sub and Div, which give "trunk"; three detections whose scores are the trunk's first pixel."""
     graph = gs.Graph(opset=17, ir_version=8)
     image = gs.Variable("image", np.float32, shape)
     graph.inputs = [image, gs.Variable("size", np.int64, [2])] if second else [image]
@@ -47,9 +47,9 @@ def whole(
             held = gs.Constant(f"{op}/by", value if last else value.reshape(3, 1, 1))
             graph.nodes.append(gs.Node(op, op, inputs=[x, held], outputs=[out]))
             x = out
-    trunk = gs.Variable("trunk", np.float32) if mean is not None else image
+    trunk = x
     if trunk is not image:
-        graph.nodes.append(gs.Node("Identity", "pass", inputs=[x], outputs=[trunk]))
+        trunk.name, trunk.dtype = "trunk", np.dtype(np.float32)
     axis = len(shape) - 1 if last else len(shape) - 3
     space = [a for a in range(len(shape)) if a != axis]
     ends = gs.Constant("ends", np.ones(len(space), np.int64))

@@ -147,15 +147,26 @@ def test_a_resize_that_rounds_otherwise_is_bridged_and_said() -> None:
     ("overrides", "note"),
     [
         ({"nms_iou": 0.2}, None),
+        ({"score_threshold": 0.9}, None),
+        ({"max_detections": 1}, None),
         ({"mean": [80.0, 90.0, 100.0]}, "network inputs differ by up to"),
         ({"resize": "stretch", "shortest_side": None, "input_size": [192, 320]}, "to 320x192 by edge-retina"),
     ],
-    ids=["nms", "mean", "resize"],
+    ids=["nms", "threshold", "limit", "mean", "resize"],
 )
 def test_a_wrong_spec_is_found_out(overrides: dict[str, object], note: str | None) -> None:
     verdict = verify(FIXTURES / "tv_v2_whole_ts.onnx", COFFEE, overrides=overrides)
     assert not verdict.ok
     assert (note is None and not verdict.notes) or note in verdict.notes[0]
+
+
+def test_a_wrong_mean_is_not_bridged() -> None:
+    """Sizes a pixel apart are a matter of rounding; pixels of another mean are not."""
+    wrong = {"mean": [0.0, 0.0, 0.0], "std": [255.0, 255.0, 255.0]}
+    verdict = verify(FIXTURES / "tv_v1_whole_ts.onnx", COFFEE, overrides=wrong)
+    assert not verdict.ok
+    assert "compared from the original's network input on" not in " ".join(verdict.notes)
+    assert "colour order" in verdict.against
 
 
 def test_pictures_on_which_the_original_fails_are_left_out() -> None:
