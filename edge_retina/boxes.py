@@ -14,6 +14,7 @@ from edge_retina.geometry import Geometry
 from edge_retina.spec import DetectorSpec
 
 __all__ = [
+    "anchor_boxes",
     "clip",
     "decode",
     "detect",
@@ -40,6 +41,13 @@ def make_anchors(spec: DetectorSpec, level: int) -> F32:
     origin = np.stack([x, y, x, y], axis=-1)[:, :, None, :]
     cell = np.asarray(spec.cell_anchors[level], np.float32)[None, None]
     return (origin + cell).reshape(-1, 4)
+
+
+def anchor_boxes(spec: DetectorSpec, level: int) -> F32:
+    """make_anchors as half-open boxes: a pixel further where x2, y2 are the last pixel inside."""
+    one = np.array([0, 0, 1, 1], np.float32) * np.float32(spec.inclusive_pixels)
+    boxes: F32 = make_anchors(spec, level) + one
+    return boxes
 
 
 def decode(deltas: F32, anchors: F32, weights: Sequence[float], max_log_scale: float, coding: str = "center") -> F32:
@@ -151,14 +159,14 @@ def detect(
     anchor index, class. Source: Lin et al. 2017, section 4.1, "Inference".
     """
     vector = np.array(geometry.vector(), np.float32)
-    # Half-open boxes throughout: where x2, y2 of an anchor are the last pixel inside, one more.
+    # Boxes are half-open throughout; where the trainer's were not, one pixel of the border stays inside.
     one = np.array([0, 0, 1, 1], np.float32) * np.float32(spec.inclusive_pixels)
     found_boxes, found_logits, found_labels = [], [], []
     for level in range(spec.num_levels):
         per_cell = len(spec.cell_anchors[level])
         rows = to_anchor_rows(logits[level], per_cell)
         anchor, label = select(rows, spec.score_threshold, spec.top_k, spec.class_choice)
-        offsets, anchors = to_anchor_rows(deltas[level], per_cell)[anchor], make_anchors(spec, level)[anchor] + one
+        offsets, anchors = to_anchor_rows(deltas[level], per_cell)[anchor], anchor_boxes(spec, level)[anchor]
         found_boxes.append(decode(offsets, anchors, spec.delta_weights, spec.max_log_scale, spec.box_coding))
         found_logits.append(rows[anchor, label])
         found_labels.append(label)

@@ -177,8 +177,8 @@ def inspect(file: Path, family: str | None, spec_path: str | None, write_spec: P
 
     try:
         facts = inspect_file(file, family=family, overrides=read_spec(spec_path))
-    except errors.NotADetector:
-        if write_spec is None:
+    except (errors.NotADetector, errors.SpecError):
+        if write_spec is None or spec_path is not None:
             raise
         started = start_spec(file)
         _write_spec(write_spec, started)

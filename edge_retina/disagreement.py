@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from edge_retina.boxes import decode, make_anchors, paired_iou, sigmoid, to_anchor_rows
+from edge_retina.boxes import anchor_boxes, decode, paired_iou, sigmoid, to_anchor_rows
 from edge_retina.check import head_names, head_session
 from edge_retina.spec import DetectorSpec
 from edge_retina.types import F32, U8
@@ -58,7 +58,7 @@ def disagreement(
     everything that either model gives a score above 0.05, divided by the sum of the reference's squared scores. Before
     NMS, so that it moves smoothly; what is found with confidence counts most.
     """
-    anchors = np.concatenate([make_anchors(spec, level) for level in range(spec.num_levels)])
+    anchors = np.concatenate([anchor_boxes(spec, level) for level in range(spec.num_levels)])
     error = weight = 0.0
     for reference, (scores, deltas) in zip(wanted, _run_heads(model, spec, frames), strict=True):
         flat = scores.ravel()
@@ -68,7 +68,7 @@ def disagreement(
         now = flat[seen]
         error += float((np.abs(was - now) * np.maximum(was, now)).sum())
         rows = reference.anchors
-        boxes = decode(deltas[rows], anchors[rows], spec.delta_weights, spec.max_log_scale)
+        boxes = decode(deltas[rows], anchors[rows], spec.delta_weights, spec.max_log_scale, spec.box_coding)
         # Where both are so small that nothing is left of them they may still be the same.
         apart = np.where((boxes == reference.boxes).all(1), np.float32(0), 1 - paired_iou(boxes, reference.boxes))
         error += float((apart * reference.trust**2).sum())
@@ -82,8 +82,8 @@ def _remember(scores: F32, deltas: F32, spec: DetectorSpec) -> Reference:
     pairs = np.union1d(np.flatnonzero(flat > _NOTHING), best)
     counted = (flat[pairs] > _SCORE) | np.isin(pairs, best)
     anchors = np.unique(pairs[counted] // scores.shape[1])
-    table = np.concatenate([make_anchors(spec, level) for level in range(spec.num_levels)])
-    boxes = decode(deltas[anchors], table[anchors], spec.delta_weights, spec.max_log_scale)
+    table = np.concatenate([anchor_boxes(spec, level) for level in range(spec.num_levels)])
+    boxes = decode(deltas[anchors], table[anchors], spec.delta_weights, spec.max_log_scale, spec.box_coding)
     return Reference(pairs, flat[pairs], counted, anchors, boxes, scores[anchors].max(1))
 
 

@@ -19,7 +19,7 @@ from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, sp
 from edge_retina.calibrate.ranges import Binding, Ranges
 from edge_retina.disagreement import Reference, disagreement, references
 from edge_retina.errors import BundleError, InputError, UsageError
-from edge_retina.memory import give_back
+from edge_retina.memory import release
 from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observed
 from edge_retina.rewrite.equalize import equalizable
 from edge_retina.rewrite.integer_conv import restore_convs
@@ -51,7 +51,10 @@ OnStep = Callable[[int, int], None]
 # Pictures for what needs few: equalisation, the choice of float layers, rounding with high effort.
 _EQUALIZE, _CHOOSE, _ROUND = 16, 8, 64
 # What of a spec stands between a frame and the network.
-_PREPROCESSING = ("input_size", "color_order", "mean", "std", "pad_value", "resize", "shortest_side", "placement")
+_PREPROCESSING = (
+    *("input_size", "color_order", "mean", "std", "pad_value"),
+    *("resize", "shortest_side", "rounding", "placement"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,10 +127,10 @@ def calibrate(
             looked.add(frame)
             yield frame
 
-    give_back()
+    release()
     factors = equalize(model, counted(_some(pictures, few))) if few else {}
     even = equalized(model, factors)
-    give_back()
+    release()
     statistics = gather(even, observed(even), counted(checked()), sample=sample_size(pictures.count))
     # Through the file's precision, so that ranges read again give the same model.
     return Ranges.from_json(Ranges(bound, factors, statistics, tuple(looked.warnings())).to_json({}))

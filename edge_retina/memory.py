@@ -7,10 +7,10 @@ import gc
 import sys
 from collections.abc import Callable
 
-__all__ = ["give_back", "tidied"]
+__all__ = ["release", "tidied"]
 
 
-def give_back() -> None:
+def release() -> None:
     """Free what is no longer in use and give it back to the system, where the C library can.
 
     Nodes and tensors of a graphsurgeon graph refer to each other, so that a graph stays until it is looked for. glibc
@@ -28,7 +28,7 @@ def tidied(on_stage: Callable[[str], None]) -> Callable[[str], None]:
     """The same, behind giving memory back, for else each stage has its peak on top of what the last one left."""
 
     def told(stage: str) -> None:
-        give_back()
+        release()
         on_stage(stage)
 
     return told

@@ -206,7 +206,8 @@ def _int8(source: Float, asked: Asked, pictures: CalibrationSet | None, judge: J
         asked.on_stage("rank layers")
         inside = [unit for unit in int8.quantizer.units() if unit[0] not in int8.choice.skip]
         few = slice(_RANKING_FRAMES)
-        costs = rank(int8.quantizer, source.spec, int8.frames[few], inside, wanted=int8.wanted[few])
+        sqnr, wanted = int8.choice.sqnr or None, int8.wanted[few]
+        costs = rank(int8.quantizer, source.spec, int8.frames[few], inside, sqnr=sqnr, wanted=wanted)
         if not asked.auto:
             worst = ", ".join(f"{layer_label(c.unit[0])} ({c.disagreement:.3f})" for c in costs[:5])
             raise AccuracyLost(

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.disagreement import Reference, disagreement, references
-from edge_retina.memory import give_back
+from edge_retina.memory import release
 from edge_retina.quantize import Quantizer
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.runtime.ort import open_session
@@ -213,7 +213,7 @@ def local_sqnr(quantizer: Quantizer, frames: Sequence[U8]) -> dict[str, float]:
 
 def _sqnr(quantizer: Quantizer, names: Sequence[str], frames: Sequence[U8]) -> dict[str, float]:
     model = _twins(quantizer, names)
-    give_back()
+    release()
     session, sums = open_session(model, lean=True, optimize=False), np.zeros(2 * len(names))
     for frame in frames:
         sums += np.array([float(v) for v in session.run(None, {"frames": frame[None]})])

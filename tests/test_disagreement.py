@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import rewritten, tiny_model, write_pictures
 from onnx import numpy_helper
 
-from edge_retina.boxes import sigmoid
+from edge_retina.boxes import anchor_boxes, decode, sigmoid, to_anchor_rows
 from edge_retina.check import head_names, head_session
 from edge_retina.disagreement import Reference, disagreement, references
 from edge_retina.spec import DetectorSpec
@@ -156,3 +156,18 @@ def test_grows_with_noise(name, seed):
     little, more, much = (noisy(size) for size in (0.003, 0.03, 0.3))
     assert 0 < little < more < much
     assert little < 0.05
+
+
+@pytest.mark.parametrize("more", [{"box_coding": "corner"}, {"inclusive_pixels": True}], ids=str)
+def test_boxes_are_those_that_the_model_means(tiny, frames, more):
+    """Of the reference and of what is held against it: as boxes.detect decodes them."""
+    model, spec = tiny[0], tiny[1].override("user", **more)
+    (found, *_), (plain, *_) = references(model, spec, frames[:1]), references(*tiny, frames[:1])
+    heads = head_session(model.SerializeToString(), spec).run(head_names(spec), {"frames": frames[0][None]})
+    levels = range(spec.num_levels)
+    rows = [to_anchor_rows(heads[spec.num_levels + i][0], len(spec.cell_anchors[i])) for i in levels]
+    anchors = np.concatenate([anchor_boxes(spec, i) for i in levels])
+    boxes = decode(np.concatenate(rows), anchors, spec.delta_weights, spec.max_log_scale, spec.box_coding)
+    np.testing.assert_array_equal(found.boxes, boxes[found.anchors])
+    assert not np.allclose(found.boxes, plain.boxes)
+    assert disagreement(model, spec, frames[:1], [found]) == 0

@@ -139,6 +139,7 @@ def test_the_binding_says_what_went_in(tiny, pictures):
         {"resize": "stretch"},
         {"resize": "shortest_side", "shortest_side": (32, 64)},
         {"placement": "center"},
+        {"rounding": "floor"},
     ],
 )
 def test_all_of_the_preprocessing_counts(tiny, pictures, values):

@@ -10,12 +10,12 @@ import weakref
 import pytest
 
 from edge_retina import memory
-from edge_retina.memory import give_back, tidied
+from edge_retina.memory import release, tidied
 
 # Small blocks with one in use above them: none of the heap goes back by itself.
 FREED = """
 from pathlib import Path
-from edge_retina.memory import give_back
+from edge_retina.memory import release
 
 def held():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -24,7 +24,7 @@ blocks = [bytearray(4096) for _ in range(20000)]
 last = bytearray(4096)
 del blocks
 before = held()
-give_back()
+release()
 print(before - held())
 """
 
@@ -42,20 +42,20 @@ def test_what_refers_to_itself_is_freed():
     node = Node()
     node.itself, gone = node, weakref.ref(node)  # type: ignore[attr-defined]
     del node
-    give_back()
+    release()
     assert gone() is None
 
 
 def test_a_stage_is_told_of_behind_it(monkeypatch):
     told: list[str] = []
-    monkeypatch.setattr(memory, "give_back", lambda: told.append("given back"))
+    monkeypatch.setattr(memory, "release", lambda: told.append("given back"))
     tidied(told.append)("check")
     assert told == ["given back", "check"]
 
 
 def test_without_glibc_nothing_happens(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda _: object())
-    give_back()
+    release()
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     monkeypatch.setattr(memory.ctypes, "CDLL", pytest.fail)
-    give_back()
+    release()

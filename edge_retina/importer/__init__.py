@@ -91,6 +91,8 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
         raise UsageError(f"unknown family {family!r}; use one of {', '.join(FAMILIES)}")
     chosen = FAMILIES if family is None else {family: FAMILIES[family]}
     overrides = {k: v for k, v in (overrides or {}).items() if k != "origins"}
+    if isinstance(overrides.get("heads"), dict):
+        overrides["heads"] = _renamed(overrides["heads"], source.aliases)
     if overrides and METADATA_KEY in source.metadata and "edge_retina" in chosen:
         # Replaced before the graph is looked at, so that metadata which contradict it can be put right.
         written = own.parse(source.metadata[METADATA_KEY])
@@ -115,6 +117,7 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
         except Exception as exc:  # a graph that no exporter writes: damaged, or made to hurt
             what = f"{name}: this graph cannot be read as one of its exports ({type(exc).__name__}: {exc})"
             stumbled.append(SpecError(f"{what[:300]}; export it again, or describe it with --spec spec.json"))
+            stumbled[-1].__cause__ = exc
     refused += stumbled
     if len(found) > 1:
         why = "; ".join(f"{name} ({FAMILIES[name].looks_for})" for name in found)
@@ -129,6 +132,15 @@ def import_model(source: Source, *, family: str | None = None, overrides: Mappin
     if overrides:
         return own.described(source.graph, overrides, "user")  # which says what is missing
     raise NotADetector(_not_found(source.graph, list(chosen)))
+
+
+def _renamed(heads: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, Any]:
+    """Heads named by a person, who may have seen an Identity's output that is no longer there."""
+
+    def now(name: Any) -> Any:
+        return aliases.get(name, name) if isinstance(name, str) else name
+
+    return {k: [now(n) for n in v] if isinstance(v, list | tuple) else now(v) for k, v in heads.items()}
 
 
 def _size(given: Any) -> tuple[int, int] | None:

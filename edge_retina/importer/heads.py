@@ -40,6 +40,7 @@ _MAX_ROUNDS = 8
 # Severities of ONNX Runtime's default logger.
 _WARNING, _FATAL = 2, 4
 _PASSING = ("Identity", "Cast")
+_ARITHMETIC = ("Sub", "Add", "Mul", "Div")
 # What comes between normalising and the first Conv and changes no value that matters.
 _MOVING = ("Gather", "Pad", "Reshape", "Resize", "Squeeze", "Unsqueeze")
 
@@ -188,7 +189,8 @@ def affine_before(tensor: gs.Tensor) -> tuple[F64, F64] | None:
     """(shift, scale) per channel such that tensor = (x - shift) / scale, x being what the graph was given.
 
     Steps over resizing, padding and reshaping, as these leave a channel's values as they are (padding aside).
-    None where there is no Sub, Add, Mul or Div by a constant. Shapes (1,) or (3,).
+    None where there is no Sub, Add, Mul or Div by a constant, or where one stands among others that cannot be read.
+    Shapes (1,) or (3,).
     """
     shift, scale, found = np.zeros(1), np.ones(1), False
     node = source(tensor)
@@ -196,16 +198,20 @@ def affine_before(tensor: gs.Tensor) -> tuple[F64, F64] | None:
         if node.op in _MOVING or (node.op == "Concat" and len(node.inputs) == 1):
             node = source(node.inputs[0])
             continue
-        number = constant(node.inputs[1]) if node.op in ("Sub", "Add", "Mul", "Div") else None
-        if number is None or number.size not in (1, 3):
+        if node.op not in _ARITHMETIC:
             break
+        before, number = node.inputs[0], constant(node.inputs[1])
+        if number is None and node.op in ("Add", "Mul"):
+            before, number = node.inputs[1], constant(node.inputs[0])
+        if number is None or number.size not in (1, 3):
+            return None
         by, found = number.reshape(-1).astype(np.float64), True
         if node.op in ("Sub", "Add"):
             shift = shift + (by if node.op == "Sub" else -by)
         else:
             by = by if node.op == "Div" else 1 / by
             shift, scale = shift * by, scale * by
-        node = source(node.inputs[0])
+        node = source(before)
     return (shift, scale) if found else None
 
 

@@ -33,7 +33,7 @@ class HeadLayout:
         for name, choices in (("input", _INPUTS), ("heads", _HEADS)):
             if getattr(self, name) not in choices:
                 raise SpecError(f"heads: {name} wants one of {', '.join(choices)}, found {getattr(self, name)!r}")
-        if sorted(self.delta_order) != [0, 1, 2, 3]:
+        if any(type(place) is not int for place in self.delta_order) or sorted(self.delta_order) != [0, 1, 2, 3]:
             raise SpecError(f"heads: delta_order wants 0, 1, 2, 3 in some order, found {list(self.delta_order)}")
         for name in ("class_major", "activated"):
             if not isinstance(getattr(self, name), bool):

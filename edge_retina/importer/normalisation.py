@@ -13,6 +13,8 @@ __all__ = ["colour_order", "normalisation"]
 
 # Means and deviations up to this are for pixels 0..1. A deviation of 1 with means of 100 is for 0..255.
 _UNIT, _PIXEL = 2.0, 255.0
+# ImageNet's mean, red to blue, 0..255; caffe's and torch's differ by less than this.
+_IMAGENET, _NEAR = (123.675, 116.28, 103.53), 2.0
 
 
 def normalisation(trunk: gs.Tensor) -> dict[str, Any]:
@@ -28,8 +30,12 @@ def normalisation(trunk: gs.Tensor) -> dict[str, Any]:
 
 
 def colour_order(mean: tuple[float, float, float]) -> dict[str, Any]:
-    """color_order as a mean tells it: over photographs blue is the lowest channel, red the highest."""
-    return {} if mean[0] == mean[2] else {"color_order": "bgr" if mean[0] < mean[2] else "rgb"}
+    """color_order where the mean is ImageNet's, from red to blue or the other way; nothing where it is another."""
+    found: dict[str, Any] = {}
+    for order, wanted in (("rgb", _IMAGENET), ("bgr", _IMAGENET[::-1])):
+        if np.abs(np.subtract(mean, wanted)).max() <= _NEAR:
+            found["color_order"] = order
+    return found
 
 
 def _short(value: Any) -> float:

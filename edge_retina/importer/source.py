@@ -37,7 +37,8 @@ class Source:
     """An ONNX file read into memory: graph, metadata, digest of its bytes (external data included).
 
     The graph is tidied: nodes that no output depends on are gone, no two nodes have one name, a Constant node holds a
-    tensor, local functions are written out; Identity and, as it is at inference, Dropout are gone save at the outputs.
+    tensor, local functions are written out; Identity and, as it is at inference, Dropout are gone save at the outputs,
+    and aliases tells what their tensors are called now.
     """
 
     def __init__(self, model: onnx.ModelProto, digest: str) -> None:
@@ -49,10 +50,10 @@ class Source:
             self.graph.cleanup(remove_unused_graph_inputs=False)
         # Below 4 weights would have to be inputs, which graphsurgeon does not write.
         self.graph.ir_version = max(_LEAST_IR, self.graph.ir_version or _LEAST_IR)
-        _tidy(self.graph)
+        self.aliases = _tidy(self.graph)
 
 
-def _tidy(graph: gs.Graph) -> None:
+def _tidy(graph: gs.Graph) -> dict[str, str]:
     taken = {node.name for node in graph.nodes}
     seen: set[str] = set()
     for number, node in enumerate(graph.nodes):
@@ -67,21 +68,27 @@ def _tidy(graph: gs.Graph) -> None:
             node.op, node.attrs = "Identity", {}
             node.inputs, node.outputs = node.inputs[:1], node.outputs[:1]
 
-    _bypass(graph)
+    return _bypass(graph)
 
 
-def _bypass(graph: gs.Graph) -> None:
-    """Let the readers of an Identity read its input, for recognisers look at neighbours; outputs keep their names."""
+def _bypass(graph: gs.Graph) -> dict[str, str]:
+    """Let the readers of an Identity read its input, for recognisers look at neighbours; outputs keep their names.
+
+    Returns the names that are gone, each with that of the tensor that holds the same.
+    """
+    aliases: dict[str, str] = {}
     inner = [value for node in nodes_of(graph) for value in node.attrs.values() if isinstance(value, gs.Graph)]
     ends = {id(tensor) for part in (graph, *inner) for tensor in part.outputs}
     for node in graph.nodes:
         if node.op == "Identity" and node.domain in (None, "", "ai.onnx") and id(node.outputs[0]) not in ends:
             (before,), (after,) = node.inputs, node.outputs
+            aliases[after.name] = aliases.get(before.name, before.name)
             for reader in list(after.outputs):
                 reader.inputs = [before if tensor is after else tensor for tensor in reader.inputs]
             node.inputs.clear()
             node.outputs.clear()
     graph.nodes = [node for node in graph.nodes if node.outputs]
+    return aliases
 
 
 def _is_idle(graph: gs.Graph, dropout: gs.Node) -> bool:

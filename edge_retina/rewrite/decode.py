@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from edge_retina.boxes import make_anchors
+from edge_retina.boxes import anchor_boxes
 from edge_retina.rewrite.emit import Emitter
 from edge_retina.rewrite.frame_input import GEOMETRY
 from edge_retina.spec import DetectorSpec
@@ -190,8 +190,7 @@ def _decode(
     emit: Emitter, spec: DetectorSpec, deltas: gs.Variable, rows: gs.Variable, geometry: gs.Variable
 ) -> gs.Variable:
     """boxes.decode and boxes.clip for the selected anchors: [B, N, 4], half-open."""
-    one = np.array([0, 0, 1, 1], np.float32) * np.float32(spec.inclusive_pixels)
-    table = np.concatenate([make_anchors(spec, level) for level in range(spec.num_levels)]) + one
+    table = np.concatenate([anchor_boxes(spec, level) for level in range(spec.num_levels)])
     size = table[:, 2:] - table[:, :2]
     centre = table[:, :2] + np.float32(0.5) * size
     if spec.delta_weights != (1.0, 1.0, 1.0, 1.0):

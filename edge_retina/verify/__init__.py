@@ -85,6 +85,7 @@ def verify(
                 pair = compare(frame)
                 if isinstance(pair, EdgeRetinaError):
                     skipped.append(pair)
+                    on_picture(len(done) + len(skipped), info.frames)
                     continue
                 compared = _compared(frame, pair, spec, px, score)
                 done.append((compared.name, compared.report))

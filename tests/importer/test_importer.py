@@ -16,7 +16,7 @@ from onnx import helper, numpy_helper
 
 from edge_retina import importer
 from edge_retina.errors import ModelError, NotADetector, SpecError, UsageError
-from edge_retina.importer import import_model, load_onnx
+from edge_retina.importer import Source, import_model, load_onnx
 from edge_retina.rewrite.heads import cut_heads
 from edge_retina.spec import METADATA_KEY, REQUIRED
 
@@ -347,3 +347,19 @@ def test_padding_stays_zero_when_the_mean_is_overridden(fixture: str) -> None:
 def test_padding_follows_the_mean_of_metadata_too(tmp_path: Path) -> None:
     tiny_model(path := tmp_path / "m.onnx")
     assert import_model(load_onnx(path), overrides={"mean": [1.0, 2.0, 3.0]}).spec.pad_value == (1, 2, 3)
+
+
+def test_heads_may_be_named_by_an_identity_that_was_bypassed() -> None:
+    """A person sees it in a viewer; recognition looks past it."""
+    model, _ = tiny_model()
+    model.graph.node.append(onnx.helper.make_node("Identity", ["images"], ["seen"]))
+    stem = next(node for node in model.graph.node if "images" in node.input and node.op_type == "Conv")
+    stem.input[0] = "seen"
+    nodes = [model.graph.node[-1], *list(model.graph.node)[:-1]]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    source = Source(model, "")
+    heads = {"trunk_input": "seen", "logits": ["logits_3", "logits_4"], "deltas": ["deltas_3", "deltas_4"]}
+    assert import_model(source, overrides={"heads": heads}).trunk_input == "images"
+    with pytest.raises(SpecError, match="no tensor 'never'"):
+        import_model(source, overrides={"heads": {**heads, "trunk_input": "never"}})

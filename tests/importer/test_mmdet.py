@@ -203,12 +203,12 @@ def test_normalisation_in_front_is_read():
     graph = load("mmdet_caffe_dynamo")
     image = graph.inputs[0]
     pixels = gs.Variable("pixels", np.float32, image.shape)
-    mean = gs.Constant("mean", np.array([100, 110, 120], np.float32).reshape(1, 3, 1, 1))
+    mean = gs.Constant("mean", np.array([103.53, 116.28, 123.675], np.float32).reshape(1, 3, 1, 1))
     graph.nodes.insert(0, gs.Node("Sub", "sub", inputs=[pixels, mean], outputs=[image]))
     graph.inputs = [pixels]
     found = mmdet.recognise(graph, {})
     assert found.trunk_input == "input"
-    assert (found.spec.mean, found.spec.color_order) == ((100.0, 110.0, 120.0), "bgr")
+    assert (found.spec.mean, found.spec.color_order) == ((103.53, 116.28, 123.675), "bgr")
     assert {found.spec.origins[field] for field in ("mean", "std", "pad_value", "color_order")} == {"graph"}
 
 

@@ -151,6 +151,8 @@ def test_heads_as_a_dict_and_back():
         ({"heads": "sideways"}, "heads wants one of nchw, nhwc, rows, joined, found 'sideways'"),
         ({"input": "chw"}, "input wants one of nchw, nhwc"),
         ({"delta_order": [0, 1, 2]}, r"delta_order wants 0, 1, 2, 3 in some order, found \[0, 1, 2\]"),
+        ({"delta_order": [1.0, 0.0, 3.0, 2.0]}, "delta_order wants 0, 1, 2, 3 in some order"),
+        ({"delta_order": [False, True, 2, 3]}, "delta_order wants 0, 1, 2, 3 in some order"),
         ({"delta_order": 3}, "delta_order four numbers"),
         ({"class_major": "yes"}, "class_major wants true or false"),
         ({"class_major": True, "heads": "rows"}, "class_major goes with nchw and nhwc"),
