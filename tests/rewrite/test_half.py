@@ -145,9 +145,9 @@ def test_the_trunk_is_float16_and_nothing_else_changes(tmp_path) -> None:
     assert_near(detections(graph), before)
 
 
-def assert_near(new: list[np.ndarray], old: list[np.ndarray], score: float = 5e-3, px: float = 0.2) -> None:
+def assert_near(new: list[np.ndarray], old: list[np.ndarray], score: float = 5e-3) -> None:
     """Rows may change places where scores nearly tie, so the best is compared, and how scores fall off."""
-    np.testing.assert_allclose(new[0][:, 0], old[0][:, 0], atol=px)
+    np.testing.assert_allclose(new[0][:, 0], old[0][:, 0], atol=0.2)
     np.testing.assert_allclose(new[1], old[1], atol=score)
     assert old[1].max() > 0.1
     assert np.abs(new[3] - old[3]).max() <= 2
@@ -377,8 +377,8 @@ def test_scales_become_float16_and_integers_stay(tmp_path) -> None:
     assert {found[f"model/{name}"] for name in ("q", "z", "wz", "down_1.weight")} == {TensorProto.INT8}
     assert len(casts(graph)) == 5
     assert_idle(graph, done)
-    # What lies between two steps of 0.125 may be rounded to the other one, which moves a box of 30 pixels by 0.5.
-    assert_near(detections(graph), before, 2e-2, 0.5)
+    # What lies between two steps of 0.125 may be rounded to the other one.
+    assert_near(detections(graph), before, 2e-2)
 
 
 def test_quantizers_beside_an_island_keep_float32_scales(tmp_path) -> None:
