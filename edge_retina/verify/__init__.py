@@ -162,7 +162,7 @@ def _onnx(
             found = replace(found, spec=found.spec.override("user", resize="stretch", shortest_side=None))
         ours = Rewritten(rewrite(source.graph, found), found.spec)
         same = "colour order, mean and std" if original.range == "normalised" else "colour order"
-        rule = f"; {same} of the spec are taken for true"
+        rule = f"; the spec is taken at its word for {same}"
         if not original.fits:
             rule += "; pictures are stretched to its size first, so the resize rule is not tested"
         return (
