@@ -174,7 +174,7 @@ def choose_float(
         noise = {cost.unit: cost.disagreement**2 for cost in costs}  # noise adds up in squares
     else:
         noise = {unit: max(10 ** (-sqnr[name] / 10) for name in unit) for unit in quantizer.units()}
-    runs = _runs(noise, macs, skip, least_share)
+    runs = _runs(noise, macs, _weights(quantizer), skip, least_share)
     least = min(after(run) for run in (runs if costs else runs[-1:]))
     if before - least < _WORTH * before:
         return Choice(skip, before, before, tuple(costs), sqnr)
@@ -186,12 +186,31 @@ def choose_float(
     return Choice(chosen, before, after(chosen), tuple(costs), sqnr)
 
 
+def _weights(quantizer: Quantizer) -> dict[str, float]:
+    """Each convolution's part of all their weights, which is what it costs in the file and in memory."""
+    sizes = {t.name: int(np.prod(t.dims)) for t in quantizer.model.graph.initializer}
+    convs = {n.output[0]: sizes.get(n.input[1], 0) for n in quantizer.model.graph.node if n.op_type == "Conv"}
+    total = max(sum(convs.values()), 1)
+    return {name: size / total for name, size in convs.items()}
+
+
 def _runs(
-    noise: Mapping[tuple[str, ...], float], macs: Mapping[str, int], skip: tuple[str, ...], least_share: float
+    noise: Mapping[tuple[str, ...], float],
+    macs: Mapping[str, int],
+    weights: Mapping[str, float],
+    skip: tuple[str, ...],
+    least_share: float,
 ) -> list[tuple[str, ...]]:
-    """`skip`, and longer and longer runs of the units with the most noise for their work; those that fit the share."""
+    """`skip`, and longer and longer runs of the units with the most noise for what they cost; those that fit the share.
+
+    What a unit costs in float: its part of the work or of the weights, whichever is larger.
+    """
+
+    def cost(unit: tuple[str, ...]) -> float:
+        return max(1 - share(macs, unit), max(weights.get(name, 0.0) for name in unit), 1e-9)
+
     runs = [skip]
-    for unit in sorted(noise, key=lambda unit: -noise[unit] / max(1 - share(macs, unit), 1e-9)):
+    for unit in sorted(noise, key=lambda unit: -noise[unit] / cost(unit)):
         more = tuple(dict.fromkeys((*runs[-1], *unit)))
         if share(macs, more) >= least_share:
             runs.append(more)
