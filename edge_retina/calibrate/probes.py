@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from edge_retina.calibrate.staged import needed_nodes
 from edge_retina.errors import ModelError, RuntimeFailure
 from edge_retina.runtime.ort import open_session
 from edge_retina.types import F32, U8
@@ -93,7 +94,7 @@ def _probed(model: onnx.ModelProto, wanted: Sequence[str]) -> bytes:
     graph.input.extend(model.graph.input)
     made = onnx.TensorProto.FLOAT
     graph.input.append(onnx.helper.make_tensor_value_info(f"{_PREFIX}/positions", made, (None, 2)))
-    needed = _needed(model.graph, set(wanted))
+    needed = needed_nodes(model.graph, set(wanted))
     for node in needed:
         graph.node.append(node)
         for name in node.output:
@@ -176,16 +177,6 @@ def _positions(turn: int, count: int) -> F32:
     """
     index = np.arange(turn * count, (turn + 1) * count)[:, None]
     return np.asarray(index / np.array([_PLASTIC, _PLASTIC**2]) % 1, np.float32)
-
-
-def _needed(graph: onnx.GraphProto, wanted: set[str]) -> list[onnx.NodeProto]:
-    """The nodes that the wanted tensors depend on, in graph order."""
-    needed, kept = set(wanted), []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input)
-            kept.append(node)
-    return kept[::-1]
 
 
 def _opset(model: onnx.ModelProto) -> int:

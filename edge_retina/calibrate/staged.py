@@ -14,7 +14,7 @@ import onnxruntime as ort
 from edge_retina.errors import ModelError, RuntimeFailure
 from edge_retina.types import F32, U8
 
-__all__ = ["Stages", "run_stages", "split"]
+__all__ = ["Stages", "needed_nodes", "run_stages", "split"]
 
 # Bytes of looked-at tensors that one stage may hand over.
 _BUDGET = 64 << 20
@@ -44,7 +44,7 @@ def split(model: onnx.ModelProto, wanted: Collection[str], *, budget: int = _BUD
     """
     inferred = onnx.shape_inference.infer_shapes(model)
     sizes = {v.name: _bytes(v.type.tensor_type) for v in [*inferred.graph.value_info, *inferred.graph.output]}
-    nodes = _needed(model.graph, set(wanted))
+    nodes = needed_nodes(model.graph, set(wanted))
     if missing := sorted(set(wanted).difference(*(node.output for node in nodes))):
         raise ModelError(f"wanted the tensor {missing[0]!r}, which no node of the model makes; calibrate anew")
     readers: dict[str, int] = {}
@@ -94,7 +94,7 @@ def run_stages(stages: Stages, frame: U8, visit: Callable[[str, F32], None]) -> 
             alive.pop(name, None)
 
 
-def _needed(graph: onnx.GraphProto, wanted: set[str]) -> list[onnx.NodeProto]:
+def needed_nodes(graph: onnx.GraphProto, wanted: set[str]) -> list[onnx.NodeProto]:
     """The nodes that the wanted tensors depend on, in graph order."""
     needed, kept = set(wanted), []
     for node in reversed(graph.node):

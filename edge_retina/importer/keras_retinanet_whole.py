@@ -5,7 +5,6 @@ Each function returns the DetectorSpec fields it could read; a training model yi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.decimals import agreed
 from edge_retina.importer.heads import constant, nodes_of
 from edge_retina.importer.keras_heads import NhwcHead
 
@@ -31,10 +31,10 @@ def postprocessing(static: gs.Graph) -> Fields:
         return {}
     nms = [node for node in inside if node.op == "NonMaxSuppression"]
     best = any(node.op == "ArgMax" for node in inside)
-    most = _agreed(constant(node.inputs[2]) for node in nms)
+    most = agreed(constant(node.inputs[2]) for node in nms)
     found = {
-        "score_threshold": _agreed(constant(node.inputs[1]) for node in inside if node.op == "Greater"),
-        "nms_iou": _agreed(constant(node.inputs[3]) for node in nms),
+        "score_threshold": agreed(constant(node.inputs[1]) for node in inside if node.op == "Greater"),
+        "nms_iou": agreed(constant(node.inputs[3]) for node in nms),
         "max_detections": None if most is None else round(most),
         "class_choice": "best" if best else "every",
         "class_aware_nms": not best,
@@ -100,9 +100,3 @@ def _cell_and_stride(table: F64, shape: tuple[int, int], anchors: int) -> tuple[
 
 def _short(value: Any) -> float:
     return float(f"{value:.5g}")
-
-
-def _agreed(values: Iterable[npt.NDArray[Any] | None]) -> float | None:
-    """The one number that all the known values are; None where there is none or they differ."""
-    distinct = {float(str(np.float32(v.reshape(-1)[0]))) for v in values if v is not None and v.size == 1}
-    return distinct.pop() if len(distinct) == 1 else None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from edge_retina.importer.decimals import short
 from edge_retina.importer.heads import affine_before
 
 __all__ = ["colour_order", "normalisation"]
@@ -25,7 +26,7 @@ def normalisation(trunk: gs.Tensor) -> dict[str, Any]:
     shift, scale = (np.broadcast_to(values, 3) for values in affine)
     changes = shift.any() or (scale != 1).any()
     unit = _PIXEL if changes and max(np.abs(shift).max(), scale.max()) <= _UNIT else 1.0
-    mean, std = (tuple(round(_short(v) * unit, 6) for v in values) for values in (shift, scale))
+    mean, std = (tuple(round(short(v) * unit, 6) for v in values) for values in (shift, scale))
     return {"mean": mean, "std": std}
 
 
@@ -36,8 +37,3 @@ def colour_order(mean: tuple[float, float, float]) -> dict[str, Any]:
         if np.abs(np.subtract(mean, wanted)).max() <= _NEAR:
             found["color_order"] = order
     return found
-
-
-def _short(value: Any) -> float:
-    """The shortest decimal that is the same float32: 0.485, not 0.48500001430511475."""
-    return float(str(np.float32(value)))

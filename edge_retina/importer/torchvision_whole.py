@@ -5,7 +5,6 @@ Each function returns the DetectorSpec fields it could read; a raw export yields
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
+from edge_retina.importer.decimals import agreed
 from edge_retina.importer.heads import ancestors, constant, nodes_of, source, static_shape
 
 __all__ = ["anchor_grid", "postprocessing", "resize_rule"]
@@ -39,7 +39,7 @@ def resize_rule(graph: gs.Graph, trunk: gs.Tensor, size: tuple[int, int]) -> Fie
     for node in ancestors(graph.tensors()[trunk.name]):
         for product in map(source, node.inputs if node.op == "Min" else []):
             if product is not None and product.op == "Mul":
-                limit = _agreed(constant(tensor) for tensor in product.inputs)
+                limit = agreed(constant(tensor) for tensor in product.inputs)
                 side = next((n.op for n in ancestors(product.outputs[0]) if n.op in _SIDES), None)
                 if limit is not None and side is not None:
                     limits[side] = limit
@@ -69,11 +69,11 @@ def postprocessing(static: gs.Graph) -> Fields:
     for node in nodes_of(static):
         by_op.setdefault(node.op, []).append(node)
     found: Fields = {
-        "score_threshold": _agreed(constant(n.inputs[1]) for n in by_op.get("Greater", []) if _after_sigmoid(n)),
-        "top_k": _agreed(map(_least_of, by_op.get("TopK", []))),
-        "nms_iou": _agreed(constant(n.inputs[3]) for n in by_op.get("NonMaxSuppression", []) if len(n.inputs) > 3),
-        "max_detections": _agreed(constant(n.inputs[2]) for n in by_op.get("Slice", []) if _picks_rows(n)),
-        "max_log_scale": _agreed(map(_upper_bound, by_op.get("Exp", []))),
+        "score_threshold": agreed(constant(n.inputs[1]) for n in by_op.get("Greater", []) if _after_sigmoid(n)),
+        "top_k": agreed(map(_least_of, by_op.get("TopK", []))),
+        "nms_iou": agreed(constant(n.inputs[3]) for n in by_op.get("NonMaxSuppression", []) if len(n.inputs) > 3),
+        "max_detections": agreed(constant(n.inputs[2]) for n in by_op.get("Slice", []) if _picks_rows(n)),
+        "max_log_scale": agreed(map(_upper_bound, by_op.get("Exp", []))),
         "delta_weights": _delta_weights(by_op.get("Slice", [])),
     }
     for name in ("top_k", "max_detections"):
@@ -135,21 +135,10 @@ def _delta_weights(slices: list[gs.Node]) -> tuple[float, ...] | None:
     for column in range(4):
         columns = [n for n in slices if len(n.inputs) == 5 and _is(n.inputs[1], column) and _is(n.inputs[4], 4)]
         divided = [n for cut in columns for n in cut.outputs[0].outputs if n.op == "Div"]
-        weights.append(_agreed(constant(node.inputs[1]) for node in divided))
+        weights.append(agreed(constant(node.inputs[1]) for node in divided))
     return None if None in weights else tuple(weight for weight in weights if weight is not None)
 
 
 def _is(tensor: gs.Tensor, number: int) -> bool:
     value = constant(tensor)
     return value is not None and value.size == 1 and int(value.reshape(-1)[0]) == number
-
-
-def _short(value: Any) -> float:
-    """The shortest decimal that is the same float32: 0.485, not 0.48500001430511475."""
-    return float(str(np.float32(value)))
-
-
-def _agreed(values: Iterable[npt.NDArray[Any] | None]) -> float | None:
-    """The one number that all the known values are; None where there is none or they differ."""
-    distinct = {_short(value.reshape(-1)[0]) for value in values if value is not None and value.size == 1}
-    return distinct.pop() if len(distinct) == 1 else None
