@@ -16,7 +16,7 @@ ROOT = Path(edge_retina.__file__).parent
 # A module, or a package with all that is in it, imports from layers below its own; inside a package as it likes.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"console", "drafts", "memory", "project", "spec", "types"},
+    {"console", "drafts", "memory", "profile", "project", "spec", "types"},
     {"geometry"},
     {"accuracy", "boxes", "bundle", "draw", "images", "pattern", "weights", "window"},
     {"importer", "matching", "runtime", "video"},
@@ -112,6 +112,7 @@ RUN_HALF = {
     "draw",
     "images",
     "pattern",
+    "profile",
     "runtime",
     "sinks",
     "sources",
