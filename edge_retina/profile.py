@@ -59,6 +59,14 @@ class Profile:
         least = min(_LEAST_SIDE, height), min(_LEAST_SIDE, width)
         return cls((1, *least), (1, height, width), (batch_max, *most))
 
+    @classmethod
+    def from_text(cls, text: str) -> Profile:
+        """Read what `text` gives. Raises UsageError for anything else."""
+        shapes = [tuple(int(n) for n in part.split("x") if n.isdecimal()) for part in text.split("..")]
+        if len(shapes) != len(fields(cls)):
+            raise UsageError(f"profile: wants LEAST..USUAL..MOST, each BATCHxHEIGHTxWIDTH, found {text[:80]!r}")
+        return cls(*shapes)  # type: ignore[arg-type]  # a shape of other length is refused
+
     @property
     def text(self) -> str:
         """One line that tells profiles apart: "1x64x64..1x720x1280..4x2160x3840"."""
@@ -72,6 +80,10 @@ class Profile:
         """Whether a plan of this profile takes such frames."""
         numbers = zip(self.least, (batch, height, width), self.most, strict=True)
         return all(low <= number <= high for low, number, high in numbers)
+
+    def covers(self, other: Profile) -> bool:
+        """Whether a plan of this profile takes everything that one of the other takes."""
+        return self.holds(*other.least) and self.holds(*other.most)
 
 
 def _is_shape(shape: object) -> bool:

@@ -88,3 +88,24 @@ def test_a_profile_holds_what_lies_between(shapes: tuple[Any, ...], frames: tupl
     assert profile.holds(*most)
     assert profile.holds(*frames) == all(low <= n <= high for low, n, high in zip(least, frames, most, strict=True))
     assert tuple(tuple(map(int, part.split("x"))) for part in profile.text.split("..")) == (least, usual, most)
+
+
+def test_the_text_of_a_profile_is_read_back() -> None:
+    profile = Profile.for_frames(None, 4)
+    assert Profile.from_text(profile.text) == profile
+
+
+@pytest.mark.parametrize(
+    "text", ["", "..", "1x2x3", "1x2..1x2..1x2", "1xax3..1x2x3..1x2x3", "1x2x3..1x2x3..1x2x3..1x2x3"]
+)
+def test_other_text_is_an_error(text: str) -> None:
+    with pytest.raises(UsageError, match=r"^profile: "):
+        Profile.from_text(text)
+
+
+def test_a_profile_covers_what_it_takes_all_of() -> None:
+    small, large = Profile.for_frames(None, 2, most=(480, 640)), Profile.for_frames(None, 4)
+    assert large.covers(small)
+    assert large.covers(large)
+    assert not small.covers(large)
+    assert not large.covers(Profile.for_frames((32, 32)))
