@@ -12,15 +12,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
 from edge_retina.importer.compose import compose, height_and_width
-from edge_retina.importer.heads import constant, source, static_copy, stem
+from edge_retina.importer.heads import constant, static_copy, stem
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
+from edge_retina.importer.mmdet_heads import is_caffe, subnets
 from edge_retina.importer.normalisation import colour_order, normalisation
 from edge_retina.spec import MAX_LOG_SCALE, METADATA_KEY, cell_anchors
 
@@ -46,8 +45,6 @@ _PYTORCH = {"color_order": "rgb", "mean": (123.675, 116.28, 103.53), "std": (58.
 _CAFFE = {"color_order": "bgr", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
 _RATIOS, _OCTAVE_BASE_SCALE, _OCTAVES = (0.5, 1.0, 2.0), 4.0, 3
 _ANCHORS = len(_RATIOS) * _OCTAVES
-_CLS_NAME = "retina_cls"  # the attribute of RetinaHead, in names of weights and nodes
-_LEAST_LEVELS = 3
 _NAME = "MMDetection RetinaNet"
 
 Size = tuple[int, int]
@@ -56,38 +53,37 @@ Size = tuple[int, int]
 def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     """The heads and spec of an MMDetection RetinaNet; None when it is not one. `graph` is not changed.
 
-    Its marks, besides two subnets shared by the levels whose last Convs are the outputs, class maps first: the name
-    that RetinaHead gives its last class Conv, or, where names are gone, a P7 made of P6 without a ReLU between. Raises
-    SpecError when it is one whose input size or anchors cannot be known.
+    What marks it stands at mmdet_heads.subnets. Raises SpecError when it is one whose input size or anchors cannot be
+    known.
     """
     if METADATA_KEY in metadata:
         return None  # a spec of its own says more than the family's habits
-    heads = _output_heads(graph)
-    if heads is None or not (_has_name(heads[0][0]) or _has_plain_extra_level(graph)):
+    heads = subnets(graph)
+    if heads is None:
         return None
     cls, box = heads
     widths = [len(weight) for head in heads if (weight := constant(head[0].inputs[1])) is not None]
     if len(widths) != 2 or widths[1] != 4 * _ANCHORS or widths[0] % _ANCHORS:
         raise SpecError(
-            f"MMDetection RetinaNet: wanted {_ANCHORS} anchors per cell, {4 * _ANCHORS} box channels, found {widths}. "
+            f"{_NAME}: wanted {_ANCHORS} anchors per cell, {4 * _ANCHORS} box channels, found {widths}. "
             "Other anchors are not in the graph: export with edge_retina.importer.exporters.mmdet"
         )
     static = static_copy(graph)
     tensors = static.tensors()
     first = stem(tensors[cls[0].outputs[0].name])
     if first is None:
-        raise SpecError("MMDetection RetinaNet: wanted a backbone whose first Conv takes 3 channels, found none")
+        raise SpecError(f"{_NAME}: wanted a backbone whose first Conv takes 3 channels, found none")
     trunk = first.inputs[0]
     names = [tuple(conv.outputs[0].name for conv in head) for head in (cls, box)]
     size = height_and_width(_NAME, trunk)
     shapes, box_shapes = (tuple(height_and_width(_NAME, tensors[name]) for name in head) for head in names)
     if shapes != box_shapes:
-        raise SpecError(f"MMDetection RetinaNet: the levels of class and box heads differ: {shapes}, {box_shapes}")
+        raise SpecError(f"{_NAME}: the levels of class and box heads differ: {shapes}, {box_shapes}")
     read: dict[str, Any] = {"input_size": size, "level_shapes": shapes, **normalisation(trunk)}
     if "mean" in read:
         read |= colour_order(read["mean"])
     strides = _strides(size, shapes)
-    values: dict[str, Any] = {**HABITS, **(_CAFFE if _is_caffe(graph) else _PYTORCH), "strides": strides, **read}
+    values: dict[str, Any] = {**HABITS, **(_CAFFE if is_caffe(graph) else _PYTORCH), "strides": strides, **read}
     values["cell_anchors"] = tuple(
         cell_anchors([y * _OCTAVE_BASE_SCALE * 2 ** (i / _OCTAVES) for i in range(_OCTAVES)], _RATIOS)
         for y, _ in strides
@@ -97,59 +93,6 @@ def recognise(graph: gs.Graph, metadata: Mapping[str, str]) -> Imported | None:
     return Imported(compose("mmdet", values, read), trunk.name, names[0], names[1])
 
 
-def _output_heads(graph: gs.Graph) -> tuple[list[gs.Node], list[gs.Node]] | None:
-    """The Convs that give the outputs, class maps then box maps, fine to coarse; each half shares one 3 x 3 weight."""
-    half = len(graph.outputs) // 2
-    if half < _LEAST_LEVELS or len(graph.outputs) % 2:
-        return None
-    convs = []
-    weights: list[npt.NDArray[Any]] = []
-    for index, conv in enumerate(map(source, graph.outputs)):
-        weight = constant(conv.inputs[1]) if conv is not None and _is_conv(conv) else None
-        if conv is None or weight is None or weight.shape[2:] != (3, 3) or conv.attrs.get("group", 1) != 1:
-            return None
-        if index % half and not np.array_equal(weight, weights[-1]):
-            return None
-        convs.append(conv)
-        weights.append(weight)
-    return convs[:half], convs[half:]
-
-
-def _has_name(conv: gs.Node) -> bool:
-    return any(_CLS_NAME in (name or "") for name in (conv.name, *(t.name for t in (*conv.inputs, *conv.outputs))))
-
-
-def _has_plain_extra_level(graph: gs.Graph) -> bool:
-    """Whether a 3 x 3 Conv of stride 2 reads another one's output directly. Source: mmdet necks/fpn.py, FPN.forward."""
-    for node in graph.nodes:
-        before = source(node.inputs[0]) if _halves(node, 3) else None
-        if before is not None and _halves(before, 3):
-            return True
-    return False
-
-
-def _is_caffe(graph: gs.Graph) -> bool:
-    """Whether Bottlenecks halve in their first, 1 x 1 Conv. Source: mmdet backbones/resnet.py, style."""
-    for node in graph.nodes:
-        if _halves(node, 1):
-            readers = [r for out in node.outputs for r in out.outputs]
-            if len(readers) == 1 and readers[0].op == "BatchNormalization":
-                readers = list(readers[0].outputs[0].outputs)
-            if any(reader.op == "Relu" for reader in readers):
-                return True
-    return False
-
-
-def _is_conv(node: gs.Node) -> bool:
-    return bool(node.op == "Conv" and len(node.inputs) > 1)
-
-
-def _halves(node: gs.Node, kernel: int) -> bool:
-    halves = _is_conv(node) and list(node.attrs.get("strides", [])) == [2, 2]
-    weight = constant(node.inputs[1]) if halves else None
-    return weight is not None and weight.shape[2:] == (kernel, kernel)
-
-
 def _strides(size: Size, shapes: tuple[Size, ...]) -> tuple[Size, ...]:
     """Powers of two, each level's twice the last one's; anchors follow from them, whatever the input size."""
     fine = 2 ** round(math.log2(size[0] / shapes[0][0]))
@@ -157,7 +100,7 @@ def _strides(size: Size, shapes: tuple[Size, ...]) -> tuple[Size, ...]:
     wanted = tuple((math.ceil(size[0] / y), math.ceil(size[1] / x)) for y, x in strides)
     if wanted != shapes:
         raise SpecError(
-            f"MMDetection RetinaNet: wanted levels of {wanted} cells on {size[0]}x{size[1]}, strides {fine} and up, "
+            f"{_NAME}: wanted levels of {wanted} cells on {size[0]}x{size[1]}, strides {fine} and up, "
             f"found {shapes}; export with edge_retina.importer.exporters.mmdet, which writes the model's own strides"
         )
     return strides

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.effdet import HABITS, LAYOUT, pad_value_for
+from edge_retina.importer.effdet import HABITS, LAYOUT, class_names, pad_value_for
+from edge_retina.importer.effdet_models import strides_of
 from edge_retina.importer.exporters.attach import attach_spec
 from edge_retina.importer.imported import Imported, heads_to_dict
-from edge_retina.importer.labels import COCO_91, names_for
 from edge_retina.spec import DetectorSpec
 
 __all__ = ["export_effdet", "spec_of"]
@@ -79,30 +79,21 @@ def spec_of(
     anchors = Anchors.from_config(config)
     cell = anchors.get_anchors_per_location()
     size, shapes = tuple(config.image_size), [tuple(s) for s in anchors.feat_sizes[config.min_level :]]
-    if any(size[0] % h or size[1] % w for h, w in shapes):
-        raise SpecError(
-            f"effdet: an input of {size[0]}x{size[1]} has levels whose stride is no whole number of pixels; choose a "
-            f"height and width that every level divides, as multiples of {2**config.max_level} do"
-        )
     rows = anchors.boxes.double().tolist()  # ymin xmin ymax xmax, level by level, row by row
     starts = [cell * sum(h * w for h, w in shapes[:level]) for level in range(len(shapes))]
     mean = tuple(mean or config.get("mean") or _IMAGENET_MEAN)
     std = tuple(std or config.get("std") or _IMAGENET_STD)
     values: Mapping[str, Any] = {
         **HABITS,
-        "labels": tuple(labels) if labels is not None else _names(config.num_classes),
+        "labels": tuple(labels) if labels is not None else class_names(config.num_classes),
         "input_size": size,
         "mean": tuple(round(v * _PIXEL, 6) for v in mean),
         "std": tuple(round(v * _PIXEL, 6) for v in std),
         "pad_value": pad_value_for([v * _PIXEL for v in mean]),
-        "strides": tuple((size[0] // h, size[1] // w) for h, w in shapes),
+        "strides": strides_of(size, shapes),
         "level_shapes": tuple(shapes),
         "cell_anchors": tuple(tuple((x1, y1, x2, y2) for y1, x1, y2, x2 in rows[i : i + cell]) for i in starts),
         "top_k": config.max_detection_points,
         "max_detections": config.max_det_per_image,
     }
     return DetectorSpec(family="effdet", **values)
-
-
-def _names(classes: int) -> tuple[str, ...]:
-    return COCO_91[1:] if classes == len(COCO_91) - 1 else names_for(classes)
