@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from itertools import pairwise
 
@@ -61,11 +62,11 @@ class Profile:
 
     @classmethod
     def from_text(cls, text: str) -> Profile:
-        """Read what `text` gives. Raises UsageError for anything else."""
-        shapes = [tuple(int(n) for n in part.split("x") if n.isdecimal()) for part in text.split("..")]
-        if len(shapes) != len(fields(cls)):
+        """The profile whose `text` this is. Raises UsageError."""
+        if re.fullmatch(r"\d{1,5}x\d{1,5}x\d{1,5}(\.\.\d{1,5}x\d{1,5}x\d{1,5}){2}", text, re.ASCII) is None:
             raise UsageError(f"profile: wants LEAST..USUAL..MOST, each BATCHxHEIGHTxWIDTH, found {text[:80]!r}")
-        return cls(*shapes)  # type: ignore[arg-type]  # a shape of other length is refused
+        shapes = (tuple(map(int, part.split("x"))) for part in text.split(".."))
+        return cls(*((batch, height, width) for batch, height, width in shapes))
 
     @property
     def text(self) -> str:
