@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_retina.compile import Layer, engine_layers
+from edge_retina.layers import Layer, engine_layers
 
 VARIABLE = "EDGE_RETINA_RTX_PYTHON"
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorrt_rtx as trt
 
-from edge_retina.compile import network_layers
+from edge_retina.layers import network_layers
 
 # Where the builder, at verbose, prints its engine as IEngineInspector would; that one needs a GPU.
 ENGINE_STARTS, ENGINE_ENDS = "Layers:\n", "\n\nI/O Tensors:"

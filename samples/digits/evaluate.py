@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import Progress, track
 
 from edge_retina import Detector, build
-from edge_retina.compile import lower_bundle
 from edge_retina.evaluate import average_precision, coco_images, detect, read_coco
+from edge_retina.lowering import lower_bundle
 from edge_retina.runtime.ort import OrtRuntime
 from edge_retina.stream import frames_at_once
 
