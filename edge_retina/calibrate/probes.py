@@ -73,8 +73,14 @@ def open_probes(model: onnx.ModelProto, wanted: Collection[str], sample: int = S
 
     sample: values of a tensor to hand out, of all channels together, but at least one place in each. Only what the
     tensors depend on is kept. ONNX Runtime optimises the graph as it does without probes, but for operators that would
-    swallow a wanted tensor. Raises ModelError when no node makes a wanted tensor, RuntimeFailure.
+    swallow a wanted tensor. Raises ModelError when no node makes a wanted tensor and for control flow, RuntimeFailure.
     """
+    if inside := next((node for node in model.graph.node if any(map(_is_graph, node.attribute))), None):
+        name = inside.name or inside.output[0]
+        raise ModelError(
+            f"calibration wants a model without control flow, found {inside.op_type} {name!r}, in whose graphs it "
+            "cannot look; build it in fp32, or export the model again with fixed shapes"
+        )
     order = tuple(dict.fromkeys(n for node in model.graph.node for n in node.output if n in set(wanted)))
     if missing := sorted(set(wanted) - set(order)):
         raise ModelError(f"wanted the tensor {missing[0]!r}, which no node of the model makes; calibrate anew")
@@ -177,6 +183,10 @@ def _positions(turn: int, count: int) -> F32:
     """
     index = np.arange(turn * count, (turn + 1) * count)[:, None]
     return np.asarray(index / np.array([_PLASTIC, _PLASTIC**2]) % 1, np.float32)
+
+
+def _is_graph(attribute: onnx.AttributeProto) -> bool:
+    return attribute.HasField("g") or len(attribute.graphs) > 0
 
 
 def _opset(model: onnx.ModelProto) -> int:

@@ -187,6 +187,31 @@ def test_names_that_no_node_makes():
             open_probes(wide(2), ("y", name))
 
 
+def result(name: str, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, None)
+
+
+def choice() -> onnx.NodeProto:
+    branches = [helper.make_graph([node(op, "images", "r")], op, [], [result("r")]) for op in ("Relu", "Neg")]
+    return node("If", "yes", "y", then_branch=branches[0], else_branch=branches[1])
+
+
+def loop() -> onnx.NodeProto:
+    inputs = [result("i", TensorProto.INT64), result("on", TensorProto.BOOL), result("x")]
+    steps = [node("Identity", "on", "go"), node("Relu", "x", "z")]
+    body = helper.make_graph(steps, "body", inputs, [result("go", TensorProto.BOOL), result("z")])
+    return helper.make_node("Loop", ["twice", "yes", "images"], ["y"], body=body)  # a node need not have a name
+
+
+@pytest.mark.parametrize("make", [choice, loop])
+def test_control_flow_is_an_error(make):
+    model = model_of([make(), node("Relu", "y", "after")], {"yes": np.array(True), "twice": np.array(2)})
+    wanted = f"without control flow, found {make().op_type} 'y'.*build it in fp32, or export the model again"
+    for name in ("after", "images"):  # what an If has no part in, too: its convolutions would still be left out
+        with pytest.raises(ModelError, match=wanted):
+            open_probes(model, {name})
+
+
 def test_what_onnx_runtime_refuses():
     model = model_of([helper.make_node("NoSuchOp", ["images"], ["y"])])
     with pytest.raises(RuntimeFailure, match="refuses the model"):
