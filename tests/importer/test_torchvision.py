@@ -7,6 +7,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import onnxruntime
 import pytest
+from bilinear import resize
 from matching import match
 
 from edge_retina import boxes, importer
@@ -112,18 +113,6 @@ def test_head_names_are_in_the_graph(imported):
     assert {found.trunk_input, *found.logits, *found.deltas} <= set(tensors)
     assert len(found.logits) == len(found.deltas) == found.spec.num_levels
     assert all(tensors[head].inputs[0].op == "Conv" for head in (*found.logits, *found.deltas))
-
-
-def resize(image, height, width):
-    """Bilinear, half-pixel centres, no antialiasing, all in float32 like torch's interpolate; image (H, W, 3)."""
-    for axis, size in enumerate((height, width)):
-        scale = np.float32(image.shape[axis]) / np.float32(size)
-        at = np.maximum(scale * (np.arange(size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5), 0)
-        low = at.astype(np.int64)
-        high = np.minimum(low + 1, image.shape[axis] - 1)
-        share = (at - low.astype(np.float32)).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        image = np.take(image, low, axis) * (1 - share) + np.take(image, high, axis) * share
-    return image
 
 
 def network_input(spec, frame):
