@@ -16,9 +16,12 @@ ROOT = Path(edge_retina.__file__).parent
 # A module, or a package with all that is in it, imports from layers below its own; inside a package as it likes.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"console", "drafts", "memory", "profile", "project", "spec", "types"},
-    {"geometry"},
+    {"console", "drafts", "memory", "planfile", "profile", "project", "spec", "types"},
+    {"cachefolder", "geometry"},
     {"accuracy", "boxes", "bundle", "draw", "images", "layers", "pattern", "weights", "window"},
+    {"signing"},
+    {"bareplan"},
+    {"plans"},
     {"importer", "matching", "runtime", "video"},
     {"check", "outline", "sinks", "sources"},
     {"calibrate", "detector", "disagreement"},
@@ -41,6 +44,7 @@ DOORS = {("detector", "stream")}
 # Third-party package to where it may be imported; NumPy everywhere.
 PACKAGES: dict[str, set[str]] = {
     "click": {"cli", "commands", "demo", "train"},
+    "cryptography": {"signing"},
     "cv2": {
         "calibrate",
         "commands",
@@ -107,13 +111,18 @@ TRAINERS = {
 KNOWN = {"edge_retina", "numpy", "tomllib"}
 # They meet in the bundle: what runs on the robot never needs what built it.
 RUN_HALF = {
+    "bareplan",
     "bundle",
+    "cachefolder",
     "detector",
     "draw",
     "images",
     "pattern",
+    "planfile",
+    "plans",
     "profile",
     "runtime",
+    "signing",
     "sinks",
     "sources",
     "stream",
