@@ -1,12 +1,7 @@
-from pathlib import Path
-
-import cv2
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from matching import match
+from kin import FIXTURES, PHOTOS, Heads, assert_same, corner, detect, flat, golden_rows, load, session_of
 
 from edge_retina.errors import SpecError
 from edge_retina.importer import keras_hub
@@ -14,8 +9,6 @@ from edge_retina.importer.imported import HeadLayout
 from edge_retina.rewrite import rewrite
 from edge_retina.spec import METADATA_KEY, cell_anchors
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-PHOTOS = ("astronaut", "chelsea", "coffee")
 HEAD_STEP = 61  # every so many values are in the golden files; see fixtures/make_keras_hub.py
 
 SIZES = ((32, 40, 50), (64, 80, 101), (128, 161, 203), (256, 322, 406), (512, 645, 812))
@@ -57,20 +50,6 @@ WANTED = {
     "keras_hub_v2_tf": {**COMMON, **SMALL, "labels": tuple(f"class_{i}" for i in range(4))},
 }
 LAYOUTS = {"keras_hub_v1_ts": "nhwc", "keras_hub_v1_dynamo": "nhwc", "keras_hub_v2_tf": "nchw"}
-
-
-def load(name):
-    return gs.import_onnx(onnx.load(FIXTURES / f"{name}.onnx"))
-
-
-def picture(photo, size):
-    """The upper left part of a photograph, BGR uint8, as the script cuts it."""
-    bgr = cv2.imread(str(FIXTURES / "photos" / f"{photo}.png"))
-    return np.ascontiguousarray(bgr[: size[0], : size[1]])
-
-
-def session_of(model):
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module", params=WANTED)
@@ -117,35 +96,22 @@ def test_heads_are_the_tensors_nearest_to_the_convolutions(imported):
 
 def test_heads_equal_keras_hubs(imported):
     name, found = imported
-    spec, golden = found.spec, np.load(FIXTURES / f"{name}.npz")
-    graph = load(name)
-    graph.outputs = [graph.tensors()[head] for head in (*found.logits, *found.deltas)]
-    for tensor in graph.outputs:
-        tensor.dtype = np.dtype(np.float32)
-    session = session_of(gs.export_onnx(graph.cleanup()))
-    for photo in PHOTOS:
-        rgb = picture(photo, spec.input_size)[..., ::-1].astype(np.float32)
-        batch = ((rgb - np.float32(spec.mean)) / np.float32(spec.std))[None]
-        heads = session.run(None, {"images": np.ascontiguousarray(batch)})
-        if found.layout.heads == "nchw":
-            heads = [head.transpose(0, 2, 3, 1) for head in heads]
-        for key, levels in (("cls_logits", heads[:5]), ("bbox_regression", heads[5:])):
-            flat = np.concatenate([level.ravel() for level in levels])
-            np.testing.assert_allclose(flat[::HEAD_STEP], golden[f"{photo}.{key}"], atol=5e-4)
+    heads = Heads(load(name), found)
+    with np.load(FIXTURES / f"{name}.npz") as golden:
+        for photo in PHOTOS:
+            kinds = zip(("cls_logits", "bbox_regression"), heads(corner(photo, found.spec.input_size)), strict=True)
+            for key, maps in kinds:
+                last = [m.transpose(0, 2, 3, 1) if found.layout.heads == "nchw" else m for m in maps]
+                np.testing.assert_allclose(flat(last)[::HEAD_STEP], golden[f"{photo}.{key}"], atol=5e-4)
 
 
 def test_photographs_give_keras_hubs_detections(imported):
     name, found = imported
-    spec, golden = found.spec, np.load(FIXTURES / f"{name}.npz")
     session = session_of(rewrite(load(name), found))
-    for photo in PHOTOS:
-        frame = picture(photo, spec.input_size)
-        boxes, scores, labels, count = session.run(["boxes", "scores", "labels", "count"], {"frames": frame[None]})
-        got = tuple(values[0, : count[0]] for values in (boxes, scores, labels))
-        wanted = tuple(golden[f"{photo}.{key}"] for key in ("boxes", "scores", "labels"))
-        report = match(got, wanted, threshold=spec.score_threshold, limit=spec.max_detections)
-        assert report.ok, f"{photo}: {report}"
-        assert report.matched >= 0.95 * len(wanted[1])
+    with np.load(FIXTURES / f"{name}.npz") as golden:
+        for photo in PHOTOS:
+            ours = detect(session, corner(photo, found.spec.input_size))
+            assert_same(ours, golden_rows(golden, photo), found.spec, photo)
 
 
 def test_graph_is_left_as_it_was():

@@ -1,13 +1,9 @@
 from dataclasses import replace
-from pathlib import Path
 
-import cv2
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from matching import match
+from kin import FIXTURES, PHOTOS, Heads, assert_same, corner, detect, flat, golden_rows, load, session_of
 
 from edge_retina import boxes
 from edge_retina.errors import SpecError
@@ -17,8 +13,6 @@ from edge_retina.importer.imported import HeadLayout
 from edge_retina.rewrite import rewrite
 from edge_retina.spec import METADATA_KEY
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-PHOTOS = ("astronaut", "chelsea", "coffee")
 HEAD_STEP = 61  # every so many values are in the golden files; see fixtures/make_keras_retinanet.py
 
 COMMON = {
@@ -75,20 +69,6 @@ OTHER_ANCHORS = ((-11.4919, -5.2952, 19.4919, 13.2952), (-8, -8, 16, 16), (-10.3
 IN_BOTH = {"family", "input_size", "level_shapes"}
 IN_INFERENCE = {"strides", "cell_anchors", "delta_weights", "score_threshold", "class_choice", "nms_iou"}
 IN_INFERENCE |= {"class_aware_nms", "max_detections"}
-
-
-def load(name):
-    return gs.import_onnx(onnx.load(FIXTURES / f"{name}.onnx"))
-
-
-def picture(photo, size):
-    """The upper left part of a photograph, BGR uint8, as the script cuts it."""
-    bgr = cv2.imread(str(FIXTURES / "photos" / f"{photo}.png"))
-    return np.ascontiguousarray(bgr[: size[0], : size[1]])
-
-
-def session_of(model):
-    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 @pytest.fixture(scope="module", params=WANTED)
@@ -150,54 +130,35 @@ def test_heads_are_the_convolutions(imported):
 
 def test_heads_equal_keras_retinanets(imported):
     name, found = imported
-    spec, golden = found.spec, np.load(FIXTURES / f"{name}.npz")
-    graph = load(name)
-    graph.outputs = [graph.tensors()[head] for head in (*found.deltas, *found.logits)]
-    for tensor in graph.outputs:
-        tensor.dtype = np.dtype(np.float32)
-    session = session_of(gs.export_onnx(graph.cleanup()))
-    for photo in PHOTOS:
-        batch = (picture(photo, spec.input_size).astype(np.float32) - np.float32(spec.mean))[None]
-        rows = [head.transpose(0, 2, 3, 1).ravel() for head in session.run(None, {"images": batch})]
-        deltas, logits = np.concatenate(rows[:5]), np.concatenate(rows[5:])
-        np.testing.assert_allclose(deltas[::HEAD_STEP], golden[f"{photo}.regression"], atol=5e-4)
-        scores = 1 / (1 + np.exp(-logits[::HEAD_STEP]))
-        np.testing.assert_allclose(scores, golden[f"{photo}.classification"], atol=1e-4)
+    heads = Heads(load(name), found)
+    with np.load(FIXTURES / f"{name}.npz") as golden:
+        for photo in PHOTOS:
+            kinds = heads(corner(photo, found.spec.input_size))
+            logits, deltas = (flat([m.transpose(0, 2, 3, 1) for m in maps])[::HEAD_STEP] for maps in kinds)
+            np.testing.assert_allclose(deltas, golden[f"{photo}.regression"], atol=5e-4)
+            np.testing.assert_allclose(boxes.sigmoid(logits), golden[f"{photo}.classification"], atol=1e-4)
 
 
 @pytest.mark.parametrize("nms", ["operator", "fixpoint"])
 def test_photographs_give_keras_retinanets_detections(imported, nms):
     """Among the boxes of the training fixture is one whose lower edge lies above its upper one, and it suppresses."""
     name, found = imported
-    golden = np.load(FIXTURES / f"{name}.npz")
     spec = found.spec.override("user", top_k=600)  # the fixpoint form compares every pair of candidates; here are 409
     session = session_of(rewrite(load(name), replace(found, spec=spec), nms=nms))
-    for photo in PHOTOS:
-        frame = picture(photo, spec.input_size)
-        corners, scores, labels, count = session.run(["boxes", "scores", "labels", "count"], {"frames": frame[None]})
-        got = tuple(values[0, : count[0]] for values in (corners, scores, labels))
-        wanted = tuple(golden[f"{photo}.{key}"] for key in ("boxes", "scores", "labels"))
-        report = match(got, wanted, threshold=spec.score_threshold, limit=spec.max_detections)
-        assert report.ok, f"{photo}: {report}"
-        assert report.matched >= 0.95 * len(wanted[1])
+    with np.load(FIXTURES / f"{name}.npz") as golden:
+        for photo in PHOTOS:
+            ours = detect(session, corner(photo, spec.input_size))
+            assert_same(ours, golden_rows(golden, photo), spec, photo)
 
 
 def test_reference_gives_keras_retinanets_detections(imported):
     name, found = imported
-    spec, golden = found.spec, np.load(FIXTURES / f"{name}.npz")
-    graph = load(name)
-    graph.outputs = [graph.tensors()[head] for head in (*found.logits, *found.deltas)]
-    for tensor in graph.outputs:
-        tensor.dtype = np.dtype(np.float32)
-    session = session_of(gs.export_onnx(graph.cleanup()))
+    spec, heads = found.spec, Heads(load(name), found)
     whole = Geometry(spec.input_size, spec.input_size, (0, 0))
-    for photo in PHOTOS:
-        batch = (picture(photo, spec.input_size).astype(np.float32) - np.float32(spec.mean))[None]
-        heads = [head[0] for head in session.run(None, {"images": batch})]
-        wanted = tuple(golden[f"{photo}.{key}"] for key in ("boxes", "scores", "labels"))
-        got = boxes.detect(heads[:5], heads[5:], spec, whole)
-        report = match(got, wanted, threshold=spec.score_threshold, limit=spec.max_detections)
-        assert report.ok, f"{photo}: {report}"
+    with np.load(FIXTURES / f"{name}.npz") as golden:
+        for photo in PHOTOS:
+            logits, deltas = ([m[0] for m in maps] for maps in heads(corner(photo, spec.input_size)))
+            assert_same(boxes.detect(logits, deltas, spec, whole), golden_rows(golden, photo), spec, photo)
 
 
 @pytest.mark.parametrize("name", WANTED)

@@ -1,24 +1,18 @@
-from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-import onnxruntime
 import pytest
-from matching import match
+from kin import FIXTURES, PHOTOS, Heads, assert_same, flat, golden_rows, middle, rows_of, tidied
 
 from edge_retina import Detector, build
 from edge_retina.boxes import sigmoid
 from edge_retina.errors import SpecError
-from edge_retina.importer import load_onnx, odtk
+from edge_retina.importer import odtk
 from edge_retina.importer.exporters.odtk import spec_of
-from edge_retina.rewrite.heads import cut_heads
 from edge_retina.spec import METADATA_KEY
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-PHOTOS = ("astronaut", "chelsea", "coffee")
 SIZE = (128, 256)
 # Every so many head values are in the golden files; see fixtures/make_odtk.py.
 HEAD_STEP = 61
@@ -49,20 +43,9 @@ WANTED = {
 }
 
 
-def load(name):
-    return load_onnx(FIXTURES / f"{name}.onnx").graph
-
-
-def photograph(name):
-    """The middle of a photograph, BGR, as large as the network input: no resizing, so that pixels are the same."""
-    photo = cv2.imread(str(FIXTURES / "photos" / f"{name}.png"))
-    y, x = ((photo.shape[axis] - SIZE[axis]) // 2 for axis in range(2))
-    return np.ascontiguousarray(photo[y : y + SIZE[0], x : x + SIZE[1]])
-
-
 @pytest.fixture(scope="module", params=CLASSES)
 def imported(request):
-    found = odtk.recognise(load(request.param), {})
+    found = odtk.recognise(tidied(request.param), {})
     assert found is not None
     return request.param, found
 
@@ -73,11 +56,11 @@ def test_nothing_there():
 
 @pytest.mark.parametrize("name", ["tv_v1_raw_ts", "tv_v2_whole_ts", "detectron2_raw_dynamo", "detectron2_whole_ts"])
 def test_other_families_are_left_alone(name):
-    assert odtk.recognise(load(name), {}) is None
+    assert odtk.recognise(tidied(name), {}) is None
 
 
 def test_our_own_metadata_goes_first():
-    assert odtk.recognise(load("odtk_resnet18_ts"), {METADATA_KEY: "{}"}) is None
+    assert odtk.recognise(tidied("odtk_resnet18_ts"), {METADATA_KEY: "{}"}) is None
 
 
 def test_spec_is_the_known_one(imported):
@@ -105,7 +88,7 @@ def test_every_field_has_its_origin(imported):
 
 def test_logits_are_taken_before_the_sigmoid(imported):
     name, found = imported
-    graph = load(name)
+    graph = tidied(name)
     before = gs.export_onnx(graph).SerializeToString(deterministic=True)
     tensors = graph.tensors()
     for level in range(5):
@@ -118,17 +101,11 @@ def test_logits_are_taken_before_the_sigmoid(imported):
 
 def test_heads_are_odtks(imported):
     name, found = imported
-    graph = load(name)
-    cut_heads(graph, found)
-    session = onnxruntime.InferenceSession(gs.export_onnx(graph).SerializeToString())
+    heads = Heads(tidied(name), found)
     with np.load(FIXTURES / f"{name}.npz") as golden:
         for photo in PHOTOS:
-            rgb = photograph(photo)[..., ::-1].astype(np.float32)
-            pixels = (rgb - np.float32(found.spec.mean)) / np.float32(found.spec.std)
-            outputs = session.run(None, {"images": np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])})
-            scores = np.concatenate([sigmoid(head).ravel() for head in outputs[:5]])
-            deltas = np.concatenate([head.ravel() for head in outputs[5:]])
-            np.testing.assert_allclose(scores[::HEAD_STEP], golden[f"{photo}.score"], atol=1e-4)
+            logits, deltas = map(flat, heads(middle(photo, SIZE)))
+            np.testing.assert_allclose(sigmoid(logits[::HEAD_STEP]), golden[f"{photo}.score"], atol=1e-4)
             np.testing.assert_allclose(deltas[::HEAD_STEP], golden[f"{photo}.box"], atol=5e-4)
 
 
@@ -138,19 +115,14 @@ def test_detections_are_odtks(name, tmp_path):
         np.load(FIXTURES / f"{name}.npz") as golden,
         Detector.load(build(FIXTURES / f"{name}.onnx", tmp_path / "m.edge").path) as detector,
     ):
-        spec = detector.spec
         for photo in PHOTOS:
-            found = detector(photograph(photo))
-            inclusive, *rest = (golden[f"{photo}.{key}"] for key in ("boxes", "scores", "labels"))
+            inclusive, *rest = golden_rows(golden, photo)
             wanted = (inclusive + np.float32([0, 0, 1, 1]), *rest)  # its x2, y2 are the last pixel inside
-            ours = (found.xyxy, found.scores, found.labels)
-            report = match(ours, wanted, threshold=spec.score_threshold, limit=spec.max_detections)
-            assert report.ok, f"{photo}: {report}"
-            assert report.matched >= 0.95 * len(wanted[1])
+            assert_same(rows_of(detector(middle(photo, SIZE))), wanted, detector.spec, photo)
 
 
 def test_scores_without_a_sigmoid_are_another_familys():
-    graph = load("odtk_resnet18_ts")
+    graph = tidied("odtk_resnet18_ts")
     for node in graph.nodes:
         if node.op == "Sigmoid":
             node.op = "Relu"
@@ -167,19 +139,19 @@ def resized(graph, height, width):
 
 
 def test_another_size():
-    spec = odtk.recognise(resized(load("odtk_resnet18_ts"), 384, 640), {}).spec
+    spec = odtk.recognise(resized(tidied("odtk_resnet18_ts"), 384, 640), {}).spec
     assert spec.input_size == (384, 640)
     assert spec.level_shapes == ((48, 80), (24, 40), (12, 20), (6, 10), (3, 5))
 
 
 def test_a_size_that_odtk_would_pad_is_refused():
     with pytest.raises(SpecError, match=r"found 160x224.*--size 256 256"):
-        odtk.recognise(resized(load("odtk_resnet18_ts"), 160, 224), {})
+        odtk.recognise(resized(tidied("odtk_resnet18_ts"), 160, 224), {})
 
 
 def test_dynamic_size_is_refused():
     with pytest.raises(SpecError, match="--size H W"):
-        odtk.recognise(resized(load("odtk_resnet18_ts"), "height", "width"), {})
+        odtk.recognise(resized(tidied("odtk_resnet18_ts"), "height", "width"), {})
 
 
 @pytest.mark.parametrize(("boxes", "message"), [(27 * 6, "rotated"), (15 * 4, "9 anchors per cell.*export_odtk")])
