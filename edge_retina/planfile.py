@@ -97,7 +97,7 @@ class Plan:
     """A compiled plan. host_code: it holds code that runs on the CPU. about: a JSON object for people to read."""
 
     key: PlanKey
-    data: bytes
+    data: bytes = field(repr=False)
     host_code: bool
     about: Mapping[str, Any]
     path: Path
@@ -177,10 +177,11 @@ def read_content(path: Path, magic: bytes, *, header_only: bool = False) -> tupl
     """
     try:
         descriptor = os.open(path, _OPEN)
+        status = os.fstat(descriptor)
+        if reason := _not_ours(status):
+            os.close(descriptor)
+            raise Unusable(reason)
         with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if reason := _not_ours(status):
-                raise Unusable(reason)
             preamble = file.read(_PREAMBLE.size)
             if preamble[: len(magic)] != magic:
                 raise Unusable("not a file of this cache" if preamble else "it is empty")

@@ -32,7 +32,17 @@ if TYPE_CHECKING:
 
     from edge_retina.bundle import Bundle
 
-__all__ = ["KINDS", "Statement", "make_key", "public_path", "read_signed_bundle", "sign", "signature_path", "verify"]
+__all__ = [
+    "KINDS",
+    "Statement",
+    "make_key",
+    "public_path",
+    "read_signed_bundle",
+    "sign",
+    "signature_path",
+    "statement",
+    "verify",
+]
 
 KINDS = ("bundle", "plan")
 _TITLE = b"edge-retina signature 1"
@@ -96,14 +106,25 @@ def make_key(path: Path) -> Path:
     return public
 
 
+def statement(path: Path) -> Statement:
+    """What sign would sign. Raises BundleError for a file that is no whole bundle, nor a plan with its .json."""
+    digest, size = _digest(path)
+    if next(_blocks(path), b"").startswith(b"PK"):
+        return Statement("bundle", digest, size, read_bundle(path).digest)
+    if (facts := _small(beside(path), HEADER_MOST)) is not None:
+        return Statement("plan", digest, size, hashlib.sha256(facts).hexdigest())
+    kinds = f"a bundle, or a plan with its {beside(path).name} beside it"
+    raise BundleError(f"{path}: wants {kinds}; make one: edge-retina build MODEL.onnx")
+
+
 def sign(path: Path, key: Path) -> Path:
     """Sign a bundle, or a plan with its .json beside it; the path of the signature.
 
     key: PEM of an ed25519 private key. Raises BundleError for a file that is no whole bundle or plan, InputError for a
     key that is none or that others may read, OutputError, MissingPackage.
     """
+    text, message = statement(path).message()
     private = _private_key(key)
-    text, message = _state(path).message()
     target = signature_path(path)
     _write(target, b"%s\n%s\n%s\n" % (_TITLE, private.sign(message).hex().encode(), text))
     return target
@@ -135,30 +156,22 @@ def verify(
         signature = _small(signature_path(file), _SIGNATURE_MOST)
     if facts is None and kind == "plan" and not isinstance(file, bytes):
         facts = hashlib.sha256(_small(beside(file), HEADER_MOST) or b"").hexdigest()
-    statement = _signed(signature or b"", trusted, kind)
-    if statement is None or (statement.kind, statement.sha256, statement.size) != (kind, digest, size):
+    found = _signed(signature or b"", trusted, kind)
+    if found is None or (found.kind, found.sha256, found.size) != (kind, digest, size):
         raise _refused(where)
-    if facts is not None and facts != statement.facts:
+    if facts is not None and facts != found.facts:
         raise _refused(where)
-    return statement
+    return found
 
 
 def read_signed_bundle(path: str | os.PathLike[str], public: Path | bytes) -> Bundle:
     """Open a bundle of which the holder of a key signed all bytes. Raises BundleCorrupt and all else of verify."""
     file = Path(os.path.abspath(path))
-    statement = verify(file, public, kind="bundle")
+    signed = verify(file, public, kind="bundle")
     bundle = read_bundle(file)
-    if bundle.digest != statement.facts:  # replaced since; what is read later is held against this digest
+    if bundle.digest != signed.facts:  # replaced since; what is read later is held against this digest
         raise _refused(str(file))
     return bundle
-
-
-def _state(path: Path) -> Statement:
-    if beside(path).exists():
-        kind, facts = "plan", hashlib.sha256(_small(beside(path), HEADER_MOST) or b"").hexdigest()
-    else:
-        kind, facts = "bundle", read_bundle(path).digest
-    return Statement(kind, *_digest(path), facts)
 
 
 def _signed(signature: bytes, public: Ed25519PublicKey, kind: str) -> Statement | None:
