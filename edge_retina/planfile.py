@@ -195,7 +195,9 @@ def read_content(path: Path, magic: bytes, *, header_only: bool = False) -> tupl
                 raise Unusable("it is truncated or damaged: the header does not have its sha256")
             facts = parse_facts(header, status.st_mtime_ns)
             rest = status.st_size - _PREAMBLE.size - len(header)
-            if facts.size != rest or rest > CONTENT_MOST:
+            if rest > CONTENT_MOST:
+                raise Unusable(f"wants at most {CONTENT_MOST} bytes after its header, found {rest}")
+            if facts.size != rest:
                 raise Unusable(f"it is truncated or added to: wants {facts.size} bytes after its header, found {rest}")
             content = b"" if header_only else file.read(rest)
     except FileNotFoundError:
