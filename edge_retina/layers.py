@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -56,10 +57,15 @@ def network_layers(network: Any) -> tuple[Layer, ...]:
 
 
 def engine_layers(text: str) -> tuple[Layer, ...]:
-    """The layers of a built engine, from IEngineInspector's text in the format ONELINE, as TensorRT-RTX 1.7 writes it.
+    """The layers of a built engine, from what IEngineInspector gives: JSON, or the text of its format ONELINE.
 
-    Of a fused layer `nodes` names every ONNX node in it. Lines that describe no layer are passed over.
+    JSON: of TensorRT 10 ("Format/Datatype" of a tensor in one field) and 11 (in two); text: of TensorRT-RTX 1.7. Of a
+    fused layer `nodes` names every ONNX node in it. A tensor whose type is not told ("N/A due to dynamic shapes") has
+    "". What describes no layer is passed over: without profiling verbosity DETAILED, all there is are names.
+    Source: TensorRT's engine explorer, which reads the same JSON; migration guide 10 to 11, IEngineInspector.
     """
+    if text.lstrip().startswith("{"):
+        return tuple(_from_json(layer) for layer in json.loads(text)["Layers"] if isinstance(layer, dict))
     return tuple(
         Layer(
             found["name"],
@@ -73,6 +79,40 @@ def engine_layers(text: str) -> tuple[Layer, ...]:
     )
 
 
+def _from_json(layer: Mapping[str, Any]) -> Layer:
+    """A layer of the inspector's JSON; a convolution holds its weights, a generated kernel lists constants."""
+
+    def tensors(key: str) -> list[tuple[str, str]]:
+        return [(str(tensor.get("Name", "")), _kind(tensor)) for tensor in layer.get(key) or ()]
+
+    def held() -> list[tuple[str, str]]:
+        if isinstance(weights := layer.get("Weights"), dict):
+            return [("weights", _kind(weights))]
+        constants = sorted(layer.get("Constants") or (), key=lambda t: -math.prod(t.get("Dimensions") or [0]))
+        return [(str(tensor.get("Name", "")), _kind(tensor)) for tensor in constants]
+
+    name = str(layer.get("Name", ""))
+    return Layer(
+        name,
+        str(layer.get("LayerType", "")),
+        tuple(tensors("Inputs")),
+        tuple(tensors("Outputs")),
+        # Where there is no metadata a fused layer's own name lists what is in it.
+        tuple(_NODE.findall(layer.get("Metadata") or "")) or tuple(name.split(" + ")),
+        tuple(held()),
+    )
+
+
+def _kind(tensor: Mapping[str, Any]) -> str:
+    """Data type in the words of the text form: Float, Half, Int8 ..."""
+    told = next((str(tensor[key]) for key in _TYPE_FIELDS if key in tensor), "")
+    found = _TYPE.search(told)
+    return _WORDS.get(found[0].upper(), found[0]) if found else ""
+
+
+_TYPE_FIELDS = ("Format/Datatype", "Datatype", "DataType", "Type")
+_TYPE = re.compile(r"\b(BFloat16|BF16|Float|FP32|Half|FP16|FP8|FP4|U?Int8|Int4|Int32|Int64|Bool)\b", re.IGNORECASE)
+_WORDS = {"FP32": "Float", "FP16": "Half", "INT8": "Int8", "INT32": "Int32", "INT64": "Int64"}
 # Every list is empty or ends in a brace; the brackets inside it follow numbers.
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>|.*?\})\], "
@@ -122,7 +162,8 @@ def conv_precisions(
     for layer in filter(lambda layer: _KERNELS.search(layer.type), engine):
         for node in layer.nodes:
             # Data and weights; what is added to their product may have any type.
-            built.setdefault(node, []).extend(kind for _, kind in (*layer.inputs[:1], *layer.constants[:1]))
+            kinds = [kind for _, kind in (*layer.inputs[:1], *layer.constants[:1]) if kind]
+            built.setdefault(node, []).extend(kinds)
     work = dict.fromkeys((*_KINDS.values(), "other"), 0)
     for name, count in macs.items():
         conv = convs[name]
@@ -146,11 +187,13 @@ def _widest(kinds: Iterable[str]) -> str:
 
 
 def check_precision(shares: Mapping[str, float], precision: str, least: float = 0.5) -> None:
-    """Raise RuntimeFailure when less than `least` of the convolutions' work is in the precision that was asked for.
+    """Raise RuntimeFailure when more than 1 - least of the convolutions' work is wider than the precision asked for.
 
-    shares: of conv_precisions. FP32 always holds: nothing is narrower than it was asked to be.
+    shares: of conv_precisions. What is "other" is not known to be wider. FP32 always holds: nothing is wider.
     """
-    if precision != "fp32" and shares[precision] < least:
+    order = [*_KINDS.values()]
+    wider = sum(shares[kind] for kind in order[order.index(precision) + 1 :])
+    if wider > 1 - least:
         found = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
         raise RuntimeFailure(
             f"wanted at least {least:.0%} of the convolutions' work in {precision}, the engine has "

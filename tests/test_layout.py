@@ -16,9 +16,9 @@ ROOT = Path(edge_retina.__file__).parent
 # A module, or a package with all that is in it, imports from layers below its own; inside a package as it likes.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"console", "drafts", "memory", "planfile", "profile", "project", "spec", "types"},
+    {"console", "drafts", "memory", "monitor", "planfile", "profile", "project", "spec", "types"},
     {"cachefolder", "geometry"},
-    {"accuracy", "boxes", "bundle", "draw", "images", "layers", "pattern", "weights", "window"},
+    {"accuracy", "boxes", "bundle", "draw", "images", "layers", "pattern", "refusal", "weights", "window"},
     {"signing"},
     {"bareplan"},
     {"plans"},
@@ -27,7 +27,7 @@ LAYERS: tuple[set[str], ...] = (
     {"calibrate", "detector", "disagreement"},
     {"rewrite", "stream"},
     {"evaluate", "lowering", "quantize", "report"},
-    {"rounding", "sensitivity"},
+    {"compile", "rounding", "sensitivity"},
     {"int8", "proof"},
     {"auto", "gate", "summary"},
     {"precision"},
@@ -45,6 +45,7 @@ DOORS = {("detector", "stream")}
 PACKAGES: dict[str, set[str]] = {
     "click": {"cli", "commands", "demo", "train"},
     "cryptography": {"signing"},
+    "cuda": {"runtime/cuda.py"},
     "cv2": {
         "calibrate",
         "commands",
@@ -70,6 +71,7 @@ PACKAGES: dict[str, set[str]] = {
         "lowering",
         "precision",
         "quantize",
+        "refusal",
         "rewrite",
         "train",
         "verify",
@@ -136,6 +138,7 @@ BUILD_HALF = {
     "check",
     "cli",
     "commands",
+    "compile",
     "demo",
     "disagreement",
     "gate",
@@ -148,6 +151,7 @@ BUILD_HALF = {
     "precision",
     "proof",
     "quantize",
+    "refusal",
     "report",
     "rewrite",
     "rounding",
