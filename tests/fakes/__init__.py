@@ -1,0 +1,1 @@
+"""A CUDA driver and a TensorRT that need no GPU: strict about what the real ones leave undefined."""
