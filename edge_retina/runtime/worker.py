@@ -193,8 +193,7 @@ class Worker:
         if not done or context.infer_shapes():
             raise RuntimeFailure(f"TensorRT does not take frames of {list(shape)}: {self._plan.errors.told()}")
         for place in self._places:
-            if tuple(context.get_tensor_shape(place.name)) != place.shape:
-                found = tuple(context.get_tensor_shape(place.name))
+            if (found := tuple(context.get_tensor_shape(place.name))) != place.shape:
                 raise RuntimeFailure(f"the plan gives {place.name} as {found} for frames {shape}, wanted {place.shape}")
         self._shape, self._address = shape, address
 

@@ -312,11 +312,7 @@ class Gpu:
         """What was made and not given back."""
         return [
             *(f"{block.data.nbytes} bytes of {block.kind} memory" for block in self.blocks if block.live),
-            *(
-                f"stream {queue.handle:#x}"
-                for queue in self.queues.values()
-                if queue.live and queue.handle > PER_THREAD
-            ),
+            *(f"stream {queue.handle:#x}" for queue in self.queues.values() if queue.live and queue.handle > 2),
             *("a graph" for graph in self.graphs if graph.live),
             *([f"{self.events} events"] if self.events else []),
             *([f"{self.contexts} execution contexts"] if self.contexts else []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import threading
 from typing import Any
@@ -374,7 +375,7 @@ class IExecutionContext:
             gpu.view(self._addresses[name], nbytes, name)
             ranges.append((self._addresses[name], self._addresses[name] + nbytes, name))
         ranges.sort()
-        for (_, end, name), (start, _, other) in zip(ranges, ranges[1:], strict=False):
+        for (_, end, name), (start, _, other) in itertools.pairwise(ranges):
             if start < end:
                 raise gpu.misuse(f"the memory of {name} and {other} overlaps")
         captured = queue.capture is not None

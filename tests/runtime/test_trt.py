@@ -28,8 +28,8 @@ def test_slice(model):
     with fake_cuda.installed() as gpu:
         device = open_device()
         with TrtRuntime(fake_tensorrt.module(), fake_engine.make_plan(model), device, name="tensorrt") as runtime:
-            for i in range(4):
+            for _ in range(4):
                 got = runtime.run(frames)
-                for a, b in zip(want, got):
+                for a, b in zip(want, got, strict=True):
                     np.testing.assert_array_equal(a, b)
             print(runtime.counts, gpu.calls)
