@@ -8,7 +8,7 @@ from typing import Any
 
 from edge_retina.errors import SpecError
 from edge_retina.importer.detectron2 import HABITS
-from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.exporters.heads import export_heads, level_shapes, require
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import Box, DetectorSpec
 
@@ -33,33 +33,10 @@ def export_detectron2(
     MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes. shortest_side: cfg.INPUT.MIN_SIZE_TEST, MAX_SIZE_TEST.
     options: for torch.onnx.export, such as dynamo=True. Raises SpecError for a model that the spec cannot describe.
     """
-    import torch
-
-    with torch.no_grad():
-        probe = torch.zeros(1, 3, *size, device=model.device)
-        was_training = model.training
-        try:
-            pyramid = model.eval().backbone(probe)
-            shapes = [tuple(pyramid[name].shape[2:]) for name in model.head_in_features]
-            spec = spec_of(model, size, shapes, labels=labels, shortest_side=shortest_side)
-            levels = range(spec.num_levels)
-            outputs = [f"{kind}_{level}" for kind in ("logits", "deltas") for level in levels]
-
-            class Heads(torch.nn.Module):  # type: ignore[misc]
-                def __init__(self) -> None:
-                    super().__init__()
-                    self.model = model
-
-                def forward(self, images: Any) -> Any:
-                    pyramid = self.model.backbone(images)
-                    logits, deltas = self.model.head([pyramid[name] for name in self.model.head_in_features])
-                    return (*logits, *deltas)
-
-            settings = {"input_names": ["images"], "output_names": outputs, "dynamo": False, **options}
-            torch.onnx.export(Heads().eval(), (probe,), os.fspath(path), **settings)
-        finally:
-            model.train(was_training)
-    return attach_spec(path, spec)
+    require("torch")
+    _check_size(model, size)
+    spec = spec_of(model, size, level_shapes(model, _maps, size), labels=labels, shortest_side=shortest_side)
+    return export_heads(model, _maps, path, spec, options)
 
 
 def spec_of(
@@ -74,11 +51,7 @@ def spec_of(
 
     Raises SpecError.
     """
-    if any(side % max(1, model.backbone.size_divisibility) for side in size):
-        raise SpecError(
-            f"detectron2: wanted a height and width that are multiples of {model.backbone.size_divisibility}, to which "
-            f"images are padded, found {size[0]}x{size[1]}"
-        )
+    _check_size(model, size)
     if model.input_format not in _ORDERS:
         raise SpecError(f"detectron2: wanted the input format BGR or RGB, found {model.input_format!r}")
     generator, coder = model.anchor_generator, model.box2box_transform
@@ -108,6 +81,19 @@ def spec_of(
     if shortest_side is not None:
         values["shortest_side"] = tuple(shortest_side)
     return DetectorSpec(family="detectron2", **values)
+
+
+def _maps(model: Any, images: Any) -> Any:
+    pyramid = model.backbone(images)
+    return model.head([pyramid[name] for name in model.head_in_features])
+
+
+def _check_size(model: Any, size: tuple[int, int]) -> None:
+    if any(side % max(1, model.backbone.size_divisibility) for side in size):
+        raise SpecError(
+            f"detectron2: wanted a height and width that are multiples of {model.backbone.size_divisibility}, to which "
+            f"images are padded, found {size[0]}x{size[1]}"
+        )
 
 
 def _cell(generator: Any, level: int) -> tuple[Box, ...]:

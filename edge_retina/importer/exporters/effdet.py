@@ -9,13 +9,11 @@ from typing import Any
 from edge_retina.errors import SpecError
 from edge_retina.importer.effdet import HABITS, LAYOUT, class_names, pad_value_for
 from edge_retina.importer.effdet_models import strides_of
-from edge_retina.importer.exporters.attach import attach_spec
-from edge_retina.importer.imported import Imported, heads_to_dict
+from edge_retina.importer.exporters.heads import export_heads, require
 from edge_retina.spec import DetectorSpec
 
 __all__ = ["export_effdet", "spec_of"]
 
-_INPUT = "images"
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PIXEL = 255.0
 
@@ -36,32 +34,12 @@ def export_effdet(
     options: for torch.onnx.export, such as dynamo=True. Raises SpecError for a model with soft-NMS, or one that the
     spec cannot describe.
     """
-    import torch
+    require("torch", "effdet")
     from effdet.bench import unwrap_bench
 
     net = unwrap_bench(model)
     spec = spec_of(net.config, labels=labels, mean=mean, std=std)
-    levels = range(spec.num_levels)
-    logits, deltas = (tuple(f"{kind}_{level}" for level in levels) for kind in ("class", "box"))
-    heads = heads_to_dict(Imported(spec, _INPUT, logits, deltas, LAYOUT))
-
-    class Heads(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = net
-
-        def forward(self, images: Any) -> Any:
-            class_out, box_out = self.net(images)
-            return (*class_out, *box_out)
-
-    was_training, device = net.training, next(net.parameters()).device
-    settings = {"input_names": [_INPUT], "output_names": [*logits, *deltas], "dynamo": False, **options}
-    try:
-        example = torch.zeros(1, 3, *spec.input_size, device=device)
-        torch.onnx.export(Heads().eval(), (example,), os.fspath(path), **settings)
-    finally:
-        net.train(was_training)
-    return attach_spec(path, spec, heads)
+    return export_heads(net, lambda net, images: net(images), path, spec, options, LAYOUT)
 
 
 def spec_of(

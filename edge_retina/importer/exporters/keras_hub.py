@@ -9,6 +9,7 @@ from typing import Any
 
 from edge_retina.errors import SpecError
 from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.exporters.heads import require
 from edge_retina.importer.heads import static_copy
 from edge_retina.importer.imported import heads_to_dict
 from edge_retina.importer.keras_heads import imported
@@ -35,6 +36,7 @@ def export_keras_hub(
     backend work. The weights are as trainable afterwards as before. Raises SpecError for a model that the spec cannot
     describe.
     """
+    require("keras")
     import keras
 
     spec = spec_of(model, size=size, labels=labels)

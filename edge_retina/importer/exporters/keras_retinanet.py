@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_retina.errors import SpecError
 from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.exporters.heads import require
 from edge_retina.importer.heads import static_copy
 from edge_retina.importer.imported import heads_to_dict
 from edge_retina.importer.keras_heads import imported
@@ -45,6 +46,7 @@ def export_keras_retinanet(
     AnchorParameters of a model as trained, default without them. shortest_side: (min_side, max_side) in training.
     Raises SpecError for a model that the spec cannot describe.
     """
+    require("keras_retinanet", "tensorflow", "tf2onnx")
     import tensorflow
     import tf2onnx
 

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.exporters.heads import export_heads, level_shapes, require
 from edge_retina.importer.labels import names_for
 from edge_retina.importer.mmdet import HABITS
 from edge_retina.spec import DetectorSpec
 
 __all__ = ["export_mmdet", "spec_of"]
 
-_INPUT = "images"
 _CODERS = ("DeltaXYWHBBoxCoder",)
 _MOST_CANDIDATES = 5000  # what a spec can say for "no limit"
 _HEADS = 2
@@ -37,33 +36,9 @@ def export_mmdet(
     the test pipeline's Resize; without it that of model.cfg, else mmdet's (800, 1333). options: for torch.onnx.export,
     such as dynamo=True. Raises SpecError for a model that the spec cannot describe.
     """
-    import torch
-
-    was_training = model.training
-    try:
-        with torch.no_grad():
-            probe = torch.zeros(1, 3, *size, device=next(model.parameters()).device)
-            maps = model.eval()(probe, mode="tensor")
-            if len(maps) != _HEADS:
-                raise SpecError(f"mmdet: wanted a head with class and box maps only, found {len(maps)} kinds of maps")
-            shapes = [tuple(level.shape[2:]) for level in maps[0]]
-            spec = spec_of(model, size, shapes, labels=labels, shortest_side=shortest_side)
-
-            class Heads(torch.nn.Module):  # type: ignore[misc]
-                def __init__(self) -> None:
-                    super().__init__()
-                    self.model = model
-
-                def forward(self, images: Any) -> Any:
-                    class_maps, box_maps = self.model(images, mode="tensor")
-                    return (*class_maps, *box_maps)
-
-            names = [f"{kind}_{level}" for kind in ("logits", "deltas") for level in range(spec.num_levels)]
-            settings = {"input_names": [_INPUT], "output_names": names, "dynamo": False, **options}
-            torch.onnx.export(Heads().eval(), (probe,), os.fspath(path), **settings)
-    finally:
-        model.train(was_training)
-    return attach_spec(path, spec)
+    require("torch")
+    spec = spec_of(model, size, level_shapes(model, _maps, size), labels=labels, shortest_side=shortest_side)
+    return export_heads(model, _maps, path, spec, options)
 
 
 def spec_of(
@@ -92,6 +67,13 @@ def spec_of(
         **_postprocessing(head.test_cfg),
     }
     return DetectorSpec(family="mmdet", **values)
+
+
+def _maps(model: Any, images: Any) -> Any:
+    maps = model(images, mode="tensor")
+    if len(maps) != _HEADS:
+        raise SpecError(f"mmdet: wanted a head with class and box maps only, found {len(maps)} kinds of maps")
+    return maps
 
 
 def _labels(model: Any, labels: Sequence[str] | None) -> tuple[str, ...]:

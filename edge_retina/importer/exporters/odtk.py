@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.exporters.heads import export_heads, require
 from edge_retina.importer.labels import names_for
 from edge_retina.importer.odtk import HABITS, cell_anchors
 from edge_retina.spec import DetectorSpec
@@ -31,29 +31,9 @@ def export_odtk(
     `odtk infer`. options: for torch.onnx.export, such as dynamo=True. Raises SpecError for rotated boxes and other
     sizes.
     """
-    import torch
-
+    require("torch")
     spec = spec_of(model, size, labels=labels, shortest_side=shortest_side)
-    levels = range(spec.num_levels)
-    outputs = [f"{kind}_{level}" for kind in ("logits", "deltas") for level in levels]
-
-    class Heads(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, images: Any) -> Any:
-            pyramid = [level for backbone in self.model.backbones.values() for level in backbone(images)]
-            return (*map(self.model.cls_head, pyramid), *map(self.model.box_head, pyramid))
-
-    was_training, device = model.training, next(model.parameters()).device
-    settings = {"input_names": ["images"], "output_names": outputs, "dynamo": False, **options}
-    try:
-        example = torch.zeros(1, 3, *spec.input_size, device=device)
-        torch.onnx.export(Heads().eval(), (example,), os.fspath(path), **settings)
-    finally:
-        model.train(was_training)
-    return attach_spec(path, spec)
+    return export_heads(model, _maps, path, spec, options)
 
 
 def spec_of(
@@ -88,3 +68,8 @@ def spec_of(
     if len(values["labels"]) != model.classes:
         raise SpecError(f"ODTK: the model has {model.classes} classes, found {len(values['labels'])} labels")
     return DetectorSpec(family="odtk", **values)
+
+
+def _maps(model: Any, images: Any) -> Any:
+    pyramid = [level for backbone in model.backbones.values() for level in backbone(images)]
+    return [*map(model.cls_head, pyramid)], [*map(model.box_head, pyramid)]

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from edge_retina.errors import SpecError
-from edge_retina.importer.exporters.attach import attach_spec
+from edge_retina.importer.exporters.heads import export_heads, level_shapes, require
 from edge_retina.importer.labels import names_for
 from edge_retina.spec import DetectorSpec
 
 __all__ = ["export_torchvision", "spec_of"]
 
-_INPUT = "images"
 _PIXEL = 255.0
 _WANTED = ("anchor_generator", "backbone", "box_coder", "head", "transform", "score_thresh", "topk_candidates")
 
@@ -38,37 +37,10 @@ def export_torchvision(
     if missing := [name for name in _WANTED if not hasattr(model, name)]:
         raise SpecError(f"wanted a torchvision RetinaNet, found a {type(model).__name__} without {', '.join(missing)}")
     height, width = _input_size(model.transform, size)
-    import torch
-
-    head = model.head
-
-    class Heads(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone, self.cls, self.box = model.backbone, head.classification_head, head.regression_head
-
-        def forward(self, images: Any) -> Any:
-            features = self.backbone(images)
-            levels = list(features.values()) if isinstance(features, dict) else [features]
-            logits = [self.cls.cls_logits(self.cls.conv(level)) for level in levels]
-            return (*logits, *(self.box.bbox_reg(self.box.conv(level)) for level in levels))
-
-    weight = next(model.parameters())
-    example = torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype)
-    was_training, heads = model.training, Heads()
-    model.eval()
-    heads.eval()
-    try:
-        with torch.no_grad():
-            outputs = heads(example)
-        shapes = tuple((logits.shape[-2], logits.shape[-1]) for logits in outputs[: len(outputs) // 2])
-        spec = spec_of(model, (height, width), shapes, labels=labels, family=family)
-        names = [f"{kind}_{level}" for kind in ("logits", "deltas") for level in range(len(shapes))]
-        settings = {"input_names": [_INPUT], "output_names": names, "dynamo": False, **options}
-        torch.onnx.export(heads, (example,), os.fspath(path), **settings)
-    finally:
-        model.train(was_training)
-    return attach_spec(path, spec)
+    require("torch")
+    shapes = level_shapes(model, _maps, (height, width))
+    spec = spec_of(model, (height, width), shapes, labels=labels, family=family)
+    return export_heads(model, _maps, path, spec, options)
 
 
 def spec_of(
@@ -115,6 +87,13 @@ def spec_of(
         nms_iou=float(model.nms_thresh),
         max_detections=int(model.detections_per_img),
     )
+
+
+def _maps(model: Any, images: Any) -> Any:
+    features, head = model.backbone(images), model.head
+    cls, box = head.classification_head, head.regression_head
+    levels = list(features.values()) if isinstance(features, dict) else [features]
+    return [cls.cls_logits(cls.conv(level)) for level in levels], [box.bbox_reg(box.conv(level)) for level in levels]
 
 
 def _input_size(transform: Any, size: tuple[int, int] | None) -> tuple[int, int]:
