@@ -22,8 +22,11 @@ from edge_retina.commands.build import build_command
 from edge_retina.commands.calib import calib_command
 from edge_retina.commands.eval import eval_command
 from edge_retina.commands.options import blanks, read_spec
+from edge_retina.commands.plans import plans_command
 from edge_retina.commands.report import report_command
+from edge_retina.commands.runtime import Chosen, runtime_options
 from edge_retina.commands.sensitivity import sensitivity_command
+from edge_retina.commands.sign import sign_command
 from edge_retina.commands.verify import verify_command
 from edge_retina.console import Results
 from edge_retina.demo import demo_command
@@ -66,6 +69,8 @@ cli.add_command(eval_command)
 cli.add_command(calib_command)
 cli.add_command(sensitivity_command)
 cli.add_command(report_command)
+cli.add_command(plans_command)
+cli.add_command(sign_command)
 cli.add_command(demo_command)
 
 
@@ -116,6 +121,7 @@ def _talk(text: str) -> None:
 )
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@runtime_options
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 def run(
     bundle: Path | None,
@@ -126,13 +132,13 @@ def run(
     max_frames: int | None,
     threads: int | None,
     as_json: bool,
+    chosen: Chosen,
 ) -> None:
     """Detect on a camera, a video or pictures.
 
     Without BUNDLE: the one that edge-retina.toml names, else the only *.edge in this folder. Without --out: a window
     where there is a display, else a line per frame.
     """
-    from edge_retina.detector import Detector
     from edge_retina.stream import frames_at_once
     from edge_retina.stream import run as run_stream
 
@@ -148,7 +154,7 @@ def run(
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
     on_frame = _line if lines else lambda *_: None
-    with Detector.load(path, threads=threads, parallel=frames_at_once(uri)) as detector:
+    with chosen.open(path, threads=threads, parallel=frames_at_once(uri)) as detector:
         summary = run_stream(detector, uri, targets, max_frames=max_frames, min_score=min_score, on_frame=on_frame)
     latency = summary.to_json()["latency_ms_p50"] or 0
     counts = f"{summary.frames} frames, {summary.detections} detections"

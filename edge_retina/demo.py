@@ -82,7 +82,8 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     pictures: list[U8] = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     parallel = frames_at_once(video)
-    with Detector.load(bundle.path, parallel=parallel) as detector, Progress(*columns, console=talk) as bar:
+    opened = Detector.load(bundle.path, target="ort", parallel=parallel)
+    with opened as detector, Progress(*columns, console=talk) as bar:
         task = bar.add_task("frames", total=total)
 
         def look(frame: Frame, detections: Detections) -> None:

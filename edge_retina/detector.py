@@ -13,13 +13,15 @@ import numpy.typing as npt
 
 from edge_retina.bundle import Bundle, read_bundle
 from edge_retina.errors import UsageError
-from edge_retina.runtime import Outputs, Runtime, open_runtime
+from edge_retina.runtime import Gpu, Outputs, Runtime, open_runtime
 from edge_retina.spec import DetectorSpec
 from edge_retina.types import Detections, Frame
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "gpu_shape"]
 
 U8 = npt.NDArray[np.uint8]
+# DLDeviceType of dlpack.h: kDLCUDA, kDLCUDAManaged.
+_CUDA = (2, 13)
 
 
 class Detector:
@@ -29,7 +31,8 @@ class Detector:
         detections = detector(cv2.imread("street.jpg"))
 
     A picture is a NumPy array as OpenCV gives it: (H, W, 3) BGR, uint8. Grey, four-channel (alpha is dropped) and
-    16-bit pictures are converted.
+    16-bit pictures are converted. On TensorRT it may also lie in the GPU's memory, uint8 (H, W, 3), as anything with
+    __cuda_array_interface__ or DLPack (CuPy, PyTorch); it is not copied.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
@@ -37,11 +40,26 @@ class Detector:
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike[str], *, target: str = "auto", threads: int | None = None, parallel: int = 1
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        target: str = "auto",
+        threads: int | None = None,
+        parallel: int = 1,
+        gpu: Gpu | None = None,
     ) -> Detector:
-        """Open a bundle and a runtime for it; see open_runtime. Raises BundleError, RuntimeFailure, UsageError."""
-        bundle = read_bundle(path, verify=False)
-        return cls(bundle, open_runtime(bundle, target, threads=threads, parallel=parallel))
+        """Open a bundle and a runtime for it; see open_runtime.
+
+        With gpu.trusted the bundle must be signed by that key too. Raises BundleError, RuntimeFailure, UsageError,
+        MissingPackage.
+        """
+        if gpu is not None and gpu.trusted is not None:
+            from edge_retina.signing import read_signed_bundle
+
+            bundle = read_signed_bundle(path, gpu.trusted)
+        else:
+            bundle = read_bundle(path, verify=False)
+        return cls(bundle, open_runtime(bundle, target, threads=threads, parallel=parallel, gpu=gpu))
 
     @property
     def spec(self) -> DetectorSpec:
@@ -53,8 +71,10 @@ class Detector:
         """Label names, by label index."""
         return self.bundle.labels
 
-    def __call__(self, image: npt.NDArray[Any]) -> Detections:
+    def __call__(self, image: Any) -> Detections:
         """Detections of one picture. Raises InputError, UsageError, RuntimeFailure."""
+        if not isinstance(image, np.ndarray) and (shape := gpu_shape(image)) is not None:
+            return self._detections(self.runtime.run(image), 0, self._taken(shape))
         frame = self._frame(image)
         return self._detections(self.runtime.run(frame[None]), 0, frame.shape[:2])
 
@@ -106,15 +126,37 @@ class Detector:
         from edge_retina.images import to_bgr8
 
         frame = to_bgr8(image)
+        self._taken(frame.shape)
+        return frame
+
+    def _taken(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """(H, W) of a frame (H, W, 3) that this bundle takes. Raises UsageError."""
+        height, width = shape[:2]
         wanted = self.bundle.manifest.frame_size
-        if wanted is not None and frame.shape[:2] != wanted:
+        if wanted is not None and (height, width) != wanted:
             raise UsageError(
-                f"this bundle takes frames of {wanted[1]}x{wanted[0]} only, found {frame.shape[1]}x{frame.shape[0]}; "
+                f"this bundle takes frames of {wanted[1]}x{wanted[0]} only, found {width}x{height}; "
                 "for frames of any size build it without --frame-size"
             )
-        return frame
+        return height, width
 
     def _detections(self, outputs: Outputs, row: int, shape: tuple[int, int]) -> Detections:
         count = int(outputs.count[row])
         boxes, scores, labels = outputs.boxes[row, :count], outputs.scores[row, :count], outputs.labels[row, :count]
         return Detections(boxes, scores, labels, self.names, shape)
+
+
+def gpu_shape(image: Any) -> tuple[int, ...] | None:
+    """Shape of a picture in a GPU's memory; None for anything else. Raises UsageError for one not (H, W, 3)."""
+    try:
+        if hasattr(image, "__cuda_array_interface__"):
+            shape = tuple(image.__cuda_array_interface__["shape"])
+        elif hasattr(image, "__dlpack_device__") and image.__dlpack_device__()[0] in _CUDA:
+            shape = tuple(image.shape)
+        else:
+            return None
+    except (AttributeError, KeyError, TypeError, IndexError):
+        return None
+    if len(shape) != 3 or shape[2] != 3:
+        raise UsageError(f"a picture in the GPU's memory wants shape (H, W, 3), BGR, found {shape}")
+    return shape

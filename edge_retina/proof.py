@@ -241,7 +241,7 @@ def _scaled(frame: Frame, detections: Detections) -> Pictured:
 
 
 def _load(bundle: Bundle) -> Detector:
-    return Detector.load(bundle.path, parallel=frames_at_once(Path()))
+    return Detector.load(bundle.path, target="ort", parallel=frames_at_once(Path()))
 
 
 class Trial:

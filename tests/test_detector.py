@@ -113,7 +113,7 @@ def test_stream_yields_every_frame_with_what_a_call_gives(detector):
 
 
 def test_unknown_target_names_the_known_ones(detector):
-    with pytest.raises(UsageError, match="auto, ort"):
+    with pytest.raises(UsageError, match="auto, tensorrt, tensorrt_rtx, ort"):
         Detector.load(detector.bundle.path, target="tpu")
     with pytest.raises(UsageError, match="1 or more"):
         Detector.load(detector.bundle.path, threads=0)

@@ -28,7 +28,7 @@ LAYERS: tuple[set[str], ...] = (
     {"rewrite", "stream"},
     {"evaluate", "lowering", "quantize", "report"},
     {"compile", "rounding", "sensitivity"},
-    {"int8", "proof"},
+    {"engine", "int8", "proof"},
     {"auto", "gate", "summary"},
     {"precision"},
     {"build"},
@@ -38,8 +38,9 @@ LAYERS: tuple[set[str], ...] = (
     {"cli"},
     {"__init__", "__main__"},
 )
-# The one import upwards, when it is called: Detector.stream is a door to what is built upon it.
-DOORS = {("detector", "stream")}
+# The imports upwards, when they are called: Detector.stream is a door to what is built upon it, and where there is a
+# GPU and no plan yet, running a bundle compiles one.
+DOORS = {("detector", "stream"), ("runtime", "engine")}
 
 # Third-party package to where it may be imported; NumPy everywhere.
 PACKAGES: dict[str, set[str]] = {
@@ -66,6 +67,7 @@ PACKAGES: dict[str, set[str]] = {
         "calibrate",
         "check",
         "disagreement",
+        "engine",
         "importer",
         "int8",
         "lowering",

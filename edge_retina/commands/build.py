@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from edge_retina import project
 from edge_retina.commands.options import frame_size, read_spec
+from edge_retina.commands.plan import Planned, check_planned, compile_plan_of, plan_line, plan_options
 from edge_retina.errors import UsageError
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ _ONLY_INT8 = (
 )
 @click.option("--family", help="Exporter family, when it is not recognised.")
 @click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
+@plan_options
 def build_command(
     model: Path | None,
     out: str | None,
@@ -99,8 +101,9 @@ def build_command(
     size: tuple[int, int] | None,
     family: str | None,
     spec_path: str | None,
+    planned: Planned,
 ) -> None:
-    """Turn MODEL.onnx, a trained RetinaNet, into a bundle.
+    """Turn MODEL.onnx, a trained RetinaNet, into a bundle and, where there is a GPU, compile its plan.
 
     Without MODEL: the one that edge-retina.toml names, else the only *.onnx in this folder.
     """
@@ -108,6 +111,7 @@ def build_command(
 
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other; on TensorRT an INT8 graph's remainder is FP16 anyway")
+    check_planned(planned)
     folder = Path.cwd()
     known = project.read_project(folder)
     path = model or project.find_model(folder, known)
@@ -143,7 +147,10 @@ def build_command(
             on_step=on_step,
             on_note=on_note,
         )
+        plan = compile_plan_of(bundle, planned, on_stage, on_step, on_note)
     _report(bundle)
+    if plan is not None:
+        click.echo(plan_line(plan), err=True)
     click.echo(str(target))
     if known is None:
         _offer_project(folder, project.Project(path, target, calib, None, precision))

@@ -58,6 +58,13 @@ class _Measured:
 @click.option("--max-frames", type=click.IntRange(min=1), help="Without --coco: stop after this many frames.")
 @click.option("--all-classes", is_flag=True, help=f"Every class [the {_WORST_CLASSES} worst].")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option(
+    "--target",
+    type=click.Choice(("ort", "tensorrt", "tensorrt_rtx")),
+    default="ort",
+    show_default=True,
+    help="Where to run what is measured.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
 def eval_command(
     models: tuple[Path, ...],
@@ -67,6 +74,7 @@ def eval_command(
     max_frames: int | None,
     all_classes: bool,
     threads: int | None,
+    target: str,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of each MODEL, a bundle or an ONNX, side by side.
@@ -85,10 +93,10 @@ def eval_command(
     with tempfile.TemporaryDirectory(prefix="edge-retina-") as folder:
         opened = [_open(path, Path(folder), number, talk) for number, path in enumerate(models)]
         if coco is not None:
-            measured, note = _against_annotations(opened, coco, images, threads, talk)
+            measured, note = _against_annotations(opened, coco, images, threads, target, talk)
         else:
             assert uri is not None
-            measured, note = _against_the_first(opened, uri, max_frames, threads, talk)
+            measured, note = _against_the_first(opened, uri, max_frames, threads, target, talk)
     if as_json:
         facts = {"models": [m.to_json() for m in measured], "annotations": None if coco is None else str(coco)}
         reference = {} if uri is None else {"source": redact(uri), "reference": str(models[0])}
@@ -137,7 +145,7 @@ def _open(path: Path, folder: Path, number: int, talk: Console) -> _Model:
 
 
 def _against_annotations(
-    models: list[_Model], coco: Path, images: Path | None, threads: int | None, talk: Console
+    models: list[_Model], coco: Path, images: Path | None, threads: int | None, target: str, talk: Console
 ) -> tuple[list[_Measured], str]:
     from edge_retina.evaluate import category_ids, coco_images, coco_paths, evaluate, read_coco
 
@@ -147,14 +155,14 @@ def _against_annotations(
     for model in models:  # all of them, before any of them takes its time
         category_ids(annotations, model.bundle.labels)
     measured = _measure(
-        models, threads, total, talk, lambda d, advance: evaluate(d, annotations, folder, on_image=advance)
+        models, threads, target, total, talk, lambda d, advance: evaluate(d, annotations, folder, on_image=advance)
     )
     found = measured[0].accuracy
     return measured, f"{found.objects} objects in {found.images} pictures of {path}"
 
 
 def _against_the_first(
-    models: list[_Model], uri: str | Path, max_frames: int | None, threads: int | None, talk: Console
+    models: list[_Model], uri: str | Path, max_frames: int | None, threads: int | None, target: str, talk: Console
 ) -> tuple[list[_Measured], str]:
     from edge_retina.evaluate import REFERENCE_SCORE, agreement
     from edge_retina.sources import probe
@@ -174,7 +182,7 @@ def _against_the_first(
         reference = rows if reference is None else reference
         return agreement(reference, rows, first.bundle.labels, images=images)
 
-    measured = _measure(models, threads, total, talk, agree)
+    measured = _measure(models, threads, target, total, talk, agree)
     found = measured[0].accuracy
     counts = f"score >= {REFERENCE_SCORE}, {found.objects} in {found.images} pictures"
     return measured, f"no annotations, so this is no accuracy but agreement with what {first.path} detects ({counts})"
@@ -202,6 +210,7 @@ def _detect(
 def _measure(
     models: list[_Model],
     threads: int | None,
+    target: str,
     total: int | None,
     talk: Console,
     accuracy_of: Callable[[Detector, _Advance], Accuracy],
@@ -221,7 +230,7 @@ def _measure(
         for model in models:
             task = bar.add_task(_title(model), total=total)
             start = time.perf_counter()
-            with Detector.load(model.bundle.path, threads=threads, parallel=parallel) as detector:
+            with Detector.load(model.bundle.path, target=target, threads=threads, parallel=parallel) as detector:
                 accuracy = accuracy_of(detector, lambda *_, task=task: bar.advance(task))
             measured.append(_Measured(model, accuracy, time.perf_counter() - start))
     return measured

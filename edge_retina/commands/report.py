@@ -22,8 +22,13 @@ _PAGE_HEAD = b"<!doctype html"
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("-o", "--out", type=click.Path(), help="The page to write, or its folder/ [bundle name with .html].")
 def report_command(bundle: Path, out: str | None) -> None:
-    """Take the report out of BUNDLE: accuracy, layers and pictures, as one page for any browser."""
+    """Take the report out of BUNDLE: accuracy, layers and pictures, as one page for any browser.
+
+    Of plans that were compiled of it here the page also shows every layer with its types.
+    """
     from edge_retina.bundle import read_bundle
+    from edge_retina.plans import list_plans
+    from edge_retina.report.engines import add_engines
 
     opened = read_bundle(bundle)
     if _MEMBER not in opened.manifest.members:
@@ -31,9 +36,14 @@ def report_command(bundle: Path, out: str | None) -> None:
             f"{bundle}: holds no report; build makes one with --int8, with --fp16 --calib, or with --eval ann.json"
         )
     target = _page_path(bundle, out)
+    ours = (known for known in list_plans() if known.key.bundle == opened.digest)
+    plans = [
+        (f"{known.key.target} {known.key.version}, {known.key.gpu or known.key.compute_capability}", known.about)
+        for known in ours
+    ]
     draft = Draft(target)
     try:
-        draft.fill(opened.read(_MEMBER))
+        draft.fill(add_engines(opened.read(_MEMBER), plans))
         draft.publish()
     finally:
         draft.discard()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +15,9 @@ import numpy.typing as npt
 from edge_retina.bundle import Bundle
 from edge_retina.errors import UsageError
 
-__all__ = ["TARGETS", "Outputs", "Runtime", "cores", "open_runtime"]
+__all__ = ["TARGETS", "Gpu", "Outputs", "Runtime", "cores", "open_runtime"]
 
-TARGETS = ("auto", "ort")
+TARGETS = ("auto", "tensorrt", "tensorrt_rtx", "ort")
 
 
 class Outputs(NamedTuple):
@@ -36,8 +39,11 @@ class Runtime(Protocol):
     name: str
     parallel: int
 
-    def run(self, frames: npt.NDArray[np.uint8]) -> Outputs:
-        """Run frames uint8 (B, H, W, 3), BGR. Raises RuntimeFailure."""
+    def run(self, frames: Any) -> Outputs:
+        """Run frames uint8 (B, H, W, 3), BGR: a NumPy array or, on a GPU, one in its memory.
+
+        Raises RuntimeFailure, UsageError.
+        """
         ...
 
     def close(self) -> None:
@@ -60,17 +66,41 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def open_runtime(bundle: Bundle, target: str = "auto", *, threads: int | None = None, parallel: int = 1) -> Runtime:
+@dataclass(frozen=True)
+class Gpu:
+    """How a plan is chosen and run where there is a GPU; the defaults suit most.
+
+    batch: most frames in one run. largest: (H, W) of the largest frame; None: 2160x3840. plan: a file to run in place
+    of a cached plan. trusted: the public key that must have signed it. allow_host_code: run a plan that holds code for
+    the CPU, as version-compatible ones do. on_stage, on_step, on_note: told how far a plan's compilation is, which
+    target was taken, and why.
+    """
+
+    batch: int = 1
+    largest: tuple[int, int] | None = None
+    plan: Path | None = None
+    trusted: Path | None = None
+    allow_host_code: bool = False
+    on_stage: Callable[[str], None] = field(default=lambda _: None, repr=False)
+    on_step: Callable[[int, int], None] = field(default=lambda *_: None, repr=False)
+    on_note: Callable[[str], None] = field(default=lambda _: None, repr=False)
+
+
+def open_runtime(
+    bundle: Bundle, target: str = "auto", *, threads: int | None = None, parallel: int = 1, gpu: Gpu | None = None
+) -> Runtime:
     """Load a bundle into a runtime.
 
-    target: one of TARGETS; "auto" is ONNX Runtime, the only one yet. threads: CPU threads, None for all cores.
-    parallel: frames worked on at once; 1 gives a frame's result soonest, more give more frames a second (the threads
-    are shared out among them). Raises UsageError, RuntimeFailure, BundleError.
+    target: one of TARGETS; "auto" is the first of tensorrt, tensorrt_rtx and ort that works here. The first two run
+    the cached plan of this bundle and this GPU, and compile it, once, where there is none. threads: CPU threads, None
+    for all cores. parallel: frames worked on at once; 1 gives a frame's result soonest, more give more frames a second
+    (on the CPU the threads are shared out among them; on a GPU one frame is copied while another is computed).
+    Raises UsageError, RuntimeFailure, BundleError; MissingPackage for a target that is not installed.
     """
     if target not in TARGETS:
         raise UsageError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}")
     if parallel < 1 or (threads is not None and threads < 1):
         raise UsageError(f"threads and parallel want 1 or more, found {threads} and {parallel}")
-    from edge_retina.runtime.ort import OrtRuntime
+    from edge_retina.runtime.choose import choose
 
-    return OrtRuntime(bundle.model(), threads=threads, parallel=parallel)
+    return choose(bundle, target, threads=threads, parallel=parallel, gpu=gpu or Gpu())

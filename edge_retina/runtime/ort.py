@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from edge_retina.errors import RuntimeFailure
+from edge_retina.errors import RuntimeFailure, UsageError
 from edge_retina.runtime import Outputs, cores
 
 __all__ = ["OrtRuntime", "open_session"]
@@ -34,7 +34,12 @@ class OrtRuntime:
         self._names = ["boxes", "scores", "labels", "count"]
 
     def run(self, frames: npt.NDArray[np.uint8]) -> Outputs:
-        """Run frames uint8 (B, H, W, 3), BGR. Raises RuntimeFailure."""
+        """Run frames uint8 (B, H, W, 3), BGR. Raises RuntimeFailure, UsageError for frames in a GPU's memory."""
+        if not isinstance(frames, np.ndarray):
+            raise UsageError(
+                f"ONNX Runtime on the CPU wants NumPy frames, found {type(frames).__name__}; copy it to the host, or "
+                "load the bundle with target 'tensorrt'"
+            )
         try:
             return Outputs(*self._session.run(self._names, {"frames": frames}))
         except Exception as exc:

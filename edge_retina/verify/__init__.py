@@ -127,7 +127,7 @@ def _bundle(
             f"{path}: a bundle holds nothing of its trainer's to compare with; give recorded detections with "
             "--reference, or verify the ONNX it was built of"
         )
-    detector = stack.enter_context(Detector.load(path))
+    detector = stack.enter_context(Detector.load(path, target="ort"))
     spec = replace(detector.spec, labels=detector.names)
     known = read_reference(Path(reference), spec.labels)
 

@@ -1,0 +1,74 @@
+"""The options that say where a bundle is to run, and what opens it there."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_retina.commands.build import stages
+
+if TYPE_CHECKING:
+    from edge_retina.detector import Detector
+
+__all__ = ["Chosen", "runtime_options"]
+
+_OPTIONS = (
+    click.option(
+        "--target",
+        type=click.Choice(("auto", "tensorrt", "tensorrt_rtx", "ort")),
+        default="auto",
+        show_default=True,
+        help="Where to run; auto takes the first that works.",
+    ),
+    click.option("--plan", type=click.Path(path_type=Path), help="Run this plan, in place of a cached one."),
+    click.option("--trust", type=click.Path(path_type=Path), help="Public key; bundle and plan must be signed by it."),
+    click.option("--allow-host-code", is_flag=True, help="Run a version-compatible plan: it holds code for the CPU."),
+)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The options of a runtime, as they were given."""
+
+    target: str = "auto"
+    plan: Path | None = None
+    trust: Path | None = None
+    allow_host_code: bool = False
+
+    def open(self, path: Path, *, threads: int | None, parallel: int) -> Detector:
+        """The bundle's detector; what it waits for and which runtime was taken are told on stderr.
+
+        Raises BundleError, UsageError, RuntimeFailure, MissingPackage.
+        """
+        from edge_retina.detector import Detector
+        from edge_retina.runtime import Gpu
+
+        with stages(path.name) as (on_stage, on_step, on_note):
+            gpu = Gpu(
+                plan=self.plan,
+                trusted=self.trust,
+                allow_host_code=self.allow_host_code,
+                on_stage=on_stage,
+                on_step=on_step,
+                on_note=on_note,
+            )
+            return Detector.load(path, target=self.target, threads=threads, parallel=parallel, gpu=gpu)
+
+
+def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of a runtime; the command gets them as one argument, `chosen`."""
+    names = [f.name for f in fields(Chosen)]
+
+    @functools.wraps(command)
+    def collected(**arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in names}
+        return command(**arguments, chosen=Chosen(**given))
+
+    for option in reversed(_OPTIONS):
+        collected = option(collected)
+    return collected

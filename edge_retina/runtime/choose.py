@@ -1,0 +1,131 @@
+"""Which runtime a bundle runs in: the best that works here, and why not the others."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from edge_retina.errors import EdgeRetinaError, MissingPackage, RuntimeFailure, UsageError
+from edge_retina.runtime import Gpu, Runtime
+
+if TYPE_CHECKING:
+    from edge_retina.bundle import Bundle
+    from edge_retina.engine import Place, Wanted
+    from edge_retina.plans import Plan
+    from edge_retina.runtime.cuda import Device
+
+__all__ = ["choose", "gpu_place", "load_module", "plugin_for", "wanted_plan"]
+
+_INSTALL = {
+    "tensorrt": "pip install 'edge-retina[tensorrt]', on a Jetson apt install python3-libnvinfer",
+    "tensorrt_rtx": "pip install 'edge-retina[rtx]'",
+}
+
+
+def choose(bundle: Bundle, target: str, *, threads: int | None, parallel: int, gpu: Gpu) -> Runtime:
+    """Open `target`, or with "auto" the first of tensorrt, tensorrt_rtx and ort that works.
+
+    With "auto" gpu.on_note is told in one line what was taken and why not those before it.
+    Raises UsageError, RuntimeFailure, MissingPackage, BundleError.
+    """
+    if target in ("auto", "ort") and gpu.plan is not None:
+        raise UsageError("a plan is for one TensorRT: give the target too, --target tensorrt or --target tensorrt_rtx")
+    if target == "ort":
+        return _ort(bundle, threads, parallel)
+    return _best(bundle, threads, parallel, gpu) if target == "auto" else _trt(bundle, target, parallel, gpu)
+
+
+def _best(bundle: Bundle, threads: int | None, parallel: int, gpu: Gpu) -> Runtime:
+    reasons = []
+    for target in ("tensorrt", "tensorrt_rtx"):
+        try:
+            runtime = _trt(bundle, target, parallel, gpu)
+        except EdgeRetinaError as exc:
+            reasons.append(f"{target}: {str(exc).partition(';')[0]}")  # without the remedy, which may be long
+            continue
+        gpu.on_note("; ".join([f"running on {target}", *(f"not {reason}" for reason in reasons)]))
+        return runtime
+    if len({reason.partition(": ")[2] for reason in reasons}) == 1:  # no GPU at all: one reason for both
+        reasons = [f"tensorrt or tensorrt_rtx: {reasons[0].partition(': ')[2]}"]
+    gpu.on_note("; ".join(["running on ort, the CPU", *(f"not {reason}" for reason in reasons)]))
+    return _ort(bundle, threads, parallel)
+
+
+def _ort(bundle: Bundle, threads: int | None, parallel: int) -> Runtime:
+    from edge_retina.runtime.ort import OrtRuntime
+
+    return OrtRuntime(bundle.model(), threads=threads, parallel=parallel)
+
+
+def _trt(bundle: Bundle, target: str, parallel: int, gpu: Gpu) -> Runtime:
+    from edge_retina.runtime.cuda import open_device
+
+    device = open_device()  # first, for it costs least where there is none
+    trt = load_module(target)
+    plan, library = _plan(bundle, gpu_place(target, trt, device), gpu)
+    if plan.host_code and not gpu.allow_host_code:
+        raise RuntimeFailure(
+            f"{plan.path.name}: a version-compatible plan holds code that runs on the CPU, which was not allowed; if "
+            "you compiled it yourself add --allow-host-code"
+        )
+    from edge_retina.runtime.trt import TrtRuntime
+
+    host_code = plan.host_code
+    return TrtRuntime(
+        trt, plan.data, device, name=target, parallel=parallel, plugin_library=library, allow_host_code=host_code
+    )
+
+
+def load_module(target: str) -> ModuleType:
+    """The module of a target. Raises MissingPackage; RuntimeFailure where it is there and does not load."""
+    try:
+        return importlib.import_module(target)
+    except ModuleNotFoundError as exc:
+        raise MissingPackage(f"{target} is not installed; run: {_INSTALL[target]}") from exc
+    except Exception as exc:  # a library that it wants may be missing, or be another version's
+        raise RuntimeFailure(f"{target} is installed and does not load: {exc}; reinstall: {_INSTALL[target]}") from exc
+
+
+def gpu_place(target: str, trt: ModuleType, device: Device) -> Place:
+    """A plan's place: this device."""
+    from edge_retina.engine import Place
+
+    capabilities = (f"SM{device.compute_capability.replace('.', '')}",) if target == "tensorrt_rtx" else ()
+    return Place(target, trt, device.name, device.compute_capability, device.driver, device.free_memory(), capabilities)
+
+
+def _plan(bundle: Bundle, place: Place, gpu: Gpu) -> tuple[Plan, Path | None]:
+    """The plan to run and the plugin's library that it needs."""
+    from edge_retina.engine import find_plan, prepare
+
+    if gpu.plan is not None:
+        from edge_retina.plans import read_bare
+
+        plan = read_bare(gpu.plan, bundle=bundle.digest, trusted=gpu.trusted)
+        return plan, plugin_for(place) if plan.key.plugin else None
+    wanted = wanted_plan(bundle, place, gpu)
+    found = find_plan(bundle, place, wanted, host_code=gpu.allow_host_code, on_note=gpu.on_note)
+    if found is not None:
+        return found, wanted.plugin
+    where = place.gpu or place.capabilities[0]
+    gpu.on_note(f"no plan for {where} and {place.target} {place.trt.__version__} yet: compiling, once")
+    plan = prepare(bundle, place, wanted, on_stage=gpu.on_stage, on_step=gpu.on_step, on_note=gpu.on_note)
+    return plan, wanted.plugin
+
+
+def wanted_plan(bundle: Bundle, place: Place, gpu: Gpu) -> Wanted:
+    """What is compiled, and looked for, where nothing more is said."""
+    from edge_retina.engine import Wanted
+    from edge_retina.profile import Profile
+
+    size = bundle.manifest.frame_size
+    most = {"most": gpu.largest} if gpu.largest is not None and size is None else {}
+    batch = min(gpu.batch, bundle.manifest.batch_max or gpu.batch)
+    return Wanted(Profile.for_frames(size, batch, **most), plugin=plugin_for(place))
+
+
+def plugin_for(place: Place) -> Path | None:
+    """The plugin's library for a place; None where the body of standard operators is to run."""
+    return None
