@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from models import tiny_model, write_pictures
 from edge_retina import read_bundle
 from edge_retina.calibrate.histogram import METHODS
 from edge_retina.commands.build import _accuracy_line, build_command, stages
+from edge_retina.commands.plan import Planned
 from edge_retina.errors import AccuracyLost, InputError, ModelError, UsageError
 from edge_retina.quantize import EFFORTS, Recipe
+from edge_retina.runtime import TARGETS
 
 PIPELINE = importlib.import_module("edge_retina.build")
 
@@ -116,13 +119,14 @@ def test_help_names_every_option():
             assert any(name in text for name in parameter.opts)
             assert parameter.help
     typed = {word for options, *_ in OPTIONS for word in options if word.startswith("--")}
+    of_the_plan = {f"--{f.name.replace('_', '-')}" for f in fields(Planned)}  # tests/commands/test_plan.py types them
     known = {name for parameter in build_command.params for name in parameter.opts}
-    assert typed | {"--int8", "--fp16", "--calib", "--spec", "--out", "-o", "model"} == known
+    assert typed | of_the_plan | {"--int8", "--fp16", "--calib", "--spec", "--out", "-o", "model"} == known
 
 
 def test_choices_are_those_of_the_library():
     choices = {p.name: tuple(p.type.choices) for p in build_command.params if isinstance(p.type, click.Choice)}
-    assert choices == {"int8_method": tuple(METHODS), "int8_effort": EFFORTS}
+    assert choices == {"int8_method": tuple(METHODS), "int8_effort": EFFORTS, "target": TARGETS}
     assert Recipe().method == choices["int8_method"][0]
     assert Recipe().effort == choices["int8_effort"][0]
 
