@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from edge_retina import project
 from edge_retina.commands.options import frame_size, read_spec
-from edge_retina.commands.plan import Planned, check_planned, compile_plan_of, plan_line, plan_options
+from edge_retina.commands.plan import Planned, compile_at, find_place, plan_line, plan_options
 from edge_retina.errors import UsageError
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def build_command(
 
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other; on TensorRT an INT8 graph's remainder is FP16 anyway")
-    check_planned(planned)
+    place = find_place(planned)
     folder = Path.cwd()
     known = project.read_project(folder)
     path = model or project.find_model(folder, known)
@@ -147,7 +147,7 @@ def build_command(
             on_step=on_step,
             on_note=on_note,
         )
-        plan = compile_plan_of(bundle, planned, on_stage, on_step, on_note)
+        plan = None if place is None else compile_at(bundle, place, planned, on_stage, on_step, on_note)
     _report(bundle)
     if plan is not None:
         click.echo(plan_line(plan), err=True)

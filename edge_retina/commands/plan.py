@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from edge_retina.engine import Place, Wanted
     from edge_retina.plans import Plan
 
-__all__ = ["Planned", "check_planned", "compile_plan_of", "plan_line", "plan_options"]
+__all__ = ["Planned", "compile_at", "find_place", "plan_line", "plan_options"]
 
 _MIB = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,12 @@ def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return collected
 
 
-def check_planned(planned: Planned) -> None:
-    """Refuse what makes no sense together before anything is built. Raises UsageError."""
+def find_place(planned: Planned) -> Place | None:
+    """Where the plan is to run, looked up before anything is built; None where none is asked for or, with "auto", no
+    GPU is here: the first run where there is one compiles it then.
+
+    Raises UsageError for options that make no sense together, MissingPackage, RuntimeFailure.
+    """
     if planned.dla:
         from edge_retina.refusal import dla_refusal
 
@@ -98,36 +104,17 @@ def check_planned(planned: Planned) -> None:
             "--compute-capability goes with --target tensorrt_rtx, which compiles for GPUs elsewhere; TensorRT "
             "compiles for the GPU that it finds"
         )
-    if planned.target == "ort" and planned != Planned("ort"):
-        raise UsageError("ONNX Runtime needs no plan: leave out the options of a plan, or choose another --target")
-
-
-def compile_plan_of(
-    bundle: Bundle,
-    planned: Planned,
-    on_stage: Callable[[str], None],
-    on_step: Callable[[int, int], None],
-    on_note: Callable[[str], None],
-) -> Plan | None:
-    """The plan that was asked for, from the cache or compiled into it; with "auto" None where there is no GPU.
-
-    Raises UsageError, MissingPackage, RuntimeFailure, ModelError, OutputError.
-    """
     if planned.target == "ort":
+        if planned != Planned("ort"):
+            raise UsageError("ONNX Runtime needs no plan: leave out the options of a plan, or choose another --target")
         return None
-    from edge_retina.engine import prepare
-    from edge_retina.plans import write_bare
-
     try:
-        place = _place(planned)
-    except EdgeRetinaError:
-        if planned.target != "auto":
+        return _place(planned)
+    except EdgeRetinaError as exc:
+        if compiled:
             raise
-        return None  # the first run where there is a GPU compiles it
-    plan = prepare(bundle, place, _wanted(bundle, place, planned), on_stage=on_stage, on_step=on_step, on_note=on_note)
-    if planned.plan is not None:
-        write_bare(planned.plan, plan)
-    return plan
+        _log.info("no plan now: %s", exc)
+        return None
 
 
 def _place(planned: Planned) -> Place:
@@ -135,8 +122,10 @@ def _place(planned: Planned) -> Place:
     from edge_retina.runtime.choose import gpu_place, load_module
 
     if planned.compute_capability:
-        names = tuple(name.upper() for name in planned.compute_capability)
+        names = tuple(dict.fromkeys(name.upper() for name in planned.compute_capability))
         return Place("tensorrt_rtx", load_module("tensorrt_rtx"), capabilities=names)
+    if planned.target == "tensorrt_rtx":
+        load_module("tensorrt_rtx")
     from edge_retina.runtime.cuda import open_device
 
     try:
@@ -144,7 +133,8 @@ def _place(planned: Planned) -> Place:
     except EdgeRetinaError as exc:
         if planned.target == "tensorrt_rtx":
             raise UsageError(
-                f"{exc}; without a GPU say which ones the plan is for: --compute-capability SM86 (may be repeated)"
+                "TensorRT-RTX compiles for GPUs elsewhere too: say which, --compute-capability SM86 (may be repeated); "
+                f"here there is none ({str(exc).partition(';')[0]})"
             ) from exc
         raise
     if planned.target != "auto":
@@ -153,6 +143,28 @@ def _place(planned: Planned) -> Place:
         return gpu_place("tensorrt", load_module("tensorrt"), device)
     except EdgeRetinaError:
         return gpu_place("tensorrt_rtx", load_module("tensorrt_rtx"), device)
+
+
+def compile_at(
+    bundle: Bundle,
+    place: Place,
+    planned: Planned,
+    on_stage: Callable[[str], None],
+    on_step: Callable[[int, int], None],
+    on_note: Callable[[str], None],
+) -> Plan:
+    """The plan of a bundle for a place, from the cache or compiled into it, and written out where that was asked for.
+
+    Raises UsageError, RuntimeFailure, ModelError, OutputError.
+    """
+    from edge_retina.engine import prepare
+    from edge_retina.plans import write_bare
+
+    wanted = _wanted(bundle, place, planned)
+    plan = prepare(bundle, place, wanted, on_stage=on_stage, on_step=on_step, on_note=on_note)
+    if planned.plan is not None:
+        write_bare(planned.plan, plan)
+    return plan
 
 
 def _wanted(bundle: Bundle, place: Place, planned: Planned) -> Wanted:

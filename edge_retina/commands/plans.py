@@ -74,13 +74,16 @@ def _show(plans: list[PlanFacts]) -> None:
 
     from edge_retina.console import Results
 
-    table = Table("bundle", "target", "version", "GPU", "precision", "frames", "size", "last used")
+    table = Table()
+    for title in ("model", "runs on", "frames", "size", "last used"):
+        table.add_column(title, overflow="fold")
     for plan in plans:
         key = plan.key
-        gpu = " ".join(part for part in (key.gpu, key.compute_capability) if part)
-        precision, used = _precision(plan), datetime.fromtimestamp(plan.used).strftime("%Y-%m-%d %H:%M")
-        what = (key.bundle[:_DIGITS], key.target, key.version, gpu, precision, key.profile)
-        table.add_row(*what, _megabytes(plan.size), used)
+        gpu = " ".join(part for part in (key.gpu, key.compute_capability.replace(",", ", ")) if part)
+        model = "\n".join(part for part in (_model(plan), _precision(plan), key.bundle[:_DIGITS]) if part)
+        used = datetime.fromtimestamp(plan.used).strftime("%Y-%m-%d %H:%M").replace(" ", "\n")
+        place = f"{gpu}\n{key.target} {key.version}"
+        table.add_row(model, place, key.profile.replace("..", "\n"), _megabytes(plan.size), used)
     Results().print(table)
 
 
@@ -91,8 +94,17 @@ def _to_json(plan: PlanFacts) -> dict[str, Any]:
 
 
 def _precision(plan: PlanFacts) -> str:
-    precision = plan.about.get("precision")
-    return precision if isinstance(precision, str) and precision.isprintable() else ""
+    return _fact(plan, "precision")
+
+
+def _model(plan: PlanFacts) -> str:
+    return _fact(plan, "model")
+
+
+def _fact(plan: PlanFacts, name: str) -> str:
+    """A text that was kept with the plan; "" where there is none to be shown."""
+    text = plan.about.get(name)
+    return text if isinstance(text, str) and text.isprintable() else ""
 
 
 def _megabytes(size: int) -> str:

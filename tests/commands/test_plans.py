@@ -58,16 +58,16 @@ def test_a_row_for_each_plan(cache: Path) -> None:
     os.utime(write_plan(rtx, b"plan", host_code=False, about={"precision": ["odd"]}).path, (1_000_000_000,) * 2)
     result = plans()
     assert result.stderr == ""
-    heads, first, second = (line for line in result.stdout.splitlines() if line[0] in "┃│")
-    assert [cell.strip() for cell in heads.strip("┃").split("┃")] == [
-        *("bundle", "target", "version", "GPU", "precision", "frames", "size", "last used")
-    ]
-    assert [cell.strip() for cell in first.strip("│").split("│")][:7] == [
-        *("abababababab", "tensorrt", "10.3.0", "Orin 8.7", "int8", KEY.profile, "1.2 MB")
-    ]
-    cells = [cell.strip() for cell in second.strip("│").split("│")]
-    assert cells[:6] == ["cdcdcdcdcdcd", "tensorrt_rtx", "1.7.1", "SM86,SM89", "", KEY.profile]
-    assert cells[6:] == ["0.0 MB", "2001-09-09 01:46"]
+    lines = [line.strip("┃│") for line in result.stdout.splitlines() if line[0] in "┃│"]
+    rows = [[cell.strip() for cell in line.replace("┃", "│").split("│")] for line in lines]
+    assert rows[0] == ["model", "runs on", "frames", "size", "last used"]
+    columns = [list(filter(None, column)) for column in zip(*rows[1:4], strict=True)]
+    least, usual, most = KEY.profile.split("..")
+    assert columns[:2] == [["digits.edge", "int8", "abababababab"], ["Orin 8.7", "tensorrt 10.3.0"]]
+    assert columns[2:4] == [[least, usual, most], ["1.2 MB"]]
+    columns = [list(filter(None, column)) for column in zip(*rows[4:], strict=True)]
+    assert columns[:2] == [["cdcdcdcdcdcd"], ["SM86, SM89", "tensorrt_rtx 1.7.1"]]
+    assert columns[3:] == [["0.0 MB"], ["2001-09-09", "01:46"]]
     assert result.stdout.splitlines()[-1] == f"2 plans, 1.2 MB of at most 8589.9 MB, in {cache}"
 
 
