@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from edge_retina.errors import UsageError
 from edge_retina.runtime.cuda import Device, Stream
 
-__all__ = ["DeviceFrames", "Shape", "is_on_device", "view_frames"]
+__all__ = ["DeviceFrames", "Shape", "view_frames"]
 
 Shape = tuple[int, int, int, int]
 
@@ -16,8 +16,8 @@ _WANTED = "wanted frames uint8 (B, H, W, 3) or (H, W, 3), C-contiguous"
 
 # NvInferRuntime.h, setTensorAddress: "the pointer must have at least 256-byte alignment".
 _ALIGNMENT = 256
-# dlpack.h: kDLCUDA, kDLUInt.
-_DL_CUDA, _DL_UINT = 2, 1
+# dlpack.h: kDLCUDA and kDLCUDAManaged, kDLUInt.
+_DL_ON_GPU, _DL_UINT = (2, 13), 1
 
 
 class DeviceFrames(NamedTuple):
@@ -26,14 +26,6 @@ class DeviceFrames(NamedTuple):
     address: int
     shape: Shape
     owner: object
-
-
-def is_on_device(frames: object) -> bool:
-    """Whether frames present themselves as an array on a GPU."""
-    if hasattr(frames, "__cuda_array_interface__"):
-        return True
-    ask = getattr(frames, "__dlpack_device__", None)
-    return ask is not None and int(ask()[0]) == _DL_CUDA
 
 
 def view_frames(frames: Any, device: Device, stream: Stream) -> DeviceFrames:
@@ -72,9 +64,9 @@ _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, (ctypes.py_object, 
 
 def _by_dlpack(frames: Any, device: Device, stream: Stream) -> DeviceFrames:
     kind, index = (int(value) for value in frames.__dlpack_device__())
-    if (kind, index) != (_DL_CUDA, device.index):
+    if kind not in _DL_ON_GPU or index != device.index:
         raise UsageError(
-            f"wanted frames on GPU {device.index}, DLPack's ({_DL_CUDA}, {device.index}), found ({kind}, {index}); "
+            f"wanted frames on GPU {device.index}, DLPack's ({_DL_ON_GPU[0]}, {device.index}), found ({kind}, {index}); "
             "give host frames as NumPy arrays"
         )
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -149,6 +149,6 @@ class _Pool:
             self._changed.notify_all()
             if not self._changed.wait_for(lambda: len(self._free) == len(self.workers), patience_s):
                 return
-        with self._device.current():
+        with suppress(*self._device.errors), self._device.current():
             for worker in self.workers:
                 worker.free()

@@ -115,9 +115,7 @@ class Worker:
             self._take_from_host(frames.shape)
         np.copyto(self._pixels, frames)
         if self._graph is None and self._settled and self._capturing:
-            self._graph = self.stream.capture(self._enqueue)
-            self._capturing = self._graph is not None
-            self._captures += self._capturing
+            self._capture()
         if self._graph is not None:
             self.stream.launch(self._graph)
             self._captured_launches += 1
@@ -204,6 +202,14 @@ class Worker:
                 f"this plan takes frames (B, H, W, 3) from {list(least)} to {list(most)}, found {list(shape)}; "
                 "build one for such frames: edge-retina build --help tells the options for sizes and batches"
             )
+
+    def _capture(self) -> None:
+        """Make the graph; a network that none can be made of is not tried again."""
+        ask = getattr(self._context, "is_stream_capturable", None)  # RTX has it, TensorRT tells by failing
+        if ask is None or ask(self.stream.handle):
+            self._graph = self.stream.capture(self._enqueue)
+        self._capturing = self._graph is not None
+        self._captures += self._capturing
 
     def _enqueue(self) -> None:
         """Put upload, network and download on the stream."""

@@ -15,7 +15,7 @@ import zlib
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -195,11 +195,15 @@ class Gpu:
         self.misuses.append(text)
         return Misuse(text)
 
-    def enter(self, name: str, *, cleanup: bool = False) -> None:
-        """Count a call, and see that it may be made: the context is current, the GPU there (or it gives back)."""
+    def enter(self, name: str, *, cleanup: bool = False, implicit: bool = False) -> None:
+        """Count a call, and see that it may be made: the primary context is current, the GPU there.
+
+        cleanup: what gives back may be called of a lost GPU. implicit: with no context at all the call makes the
+        primary one current, as the CUDA runtime does.
+        """
         self.calls[name] += 1
         stack = self.stacks.get(threading.get_ident())
-        if not stack or stack[-1] is not self.primary:
+        if stack[-1] is not self.primary if stack else not implicit:
             raise self.misuse(f"{name} on a thread where the primary context is not current")
         if self.lost and not cleanup:
             raise LogicError(f"{name} failed: {self.lost}")
@@ -329,11 +333,15 @@ class Context:
 
     def push(self) -> None:
         gpu = self._gpu
+        if gpu.instant:
+            return
         gpu.calls["Context.push"] += 1
         gpu.stacks.setdefault(threading.get_ident(), []).append(self)
 
     def pop(self) -> None:
         gpu = self._gpu
+        if gpu.instant:
+            return
         gpu.calls["Context.pop"] += 1
         stack = gpu.stacks.get(threading.get_ident())
         if not stack:
@@ -730,6 +738,16 @@ def machine() -> Gpu:
     if _machine is None:
         raise Misuse("no fake GPU is installed: with fake_cuda.installed() as gpu")
     return _machine
+
+
+@contextmanager
+def misused(gpu: Gpu, words: str) -> Iterator[None]:
+    """What happens inside is a misuse, and says these words."""
+    with suppress(Misuse):
+        yield
+    told = "; ".join(gpu.misuses)
+    assert words in told, f"wanted a misuse with {words!r}, found {told!r}"
+    gpu.misuses.clear()
 
 
 @contextmanager

@@ -160,7 +160,9 @@ def names(version: str, rtx: bool) -> dict[str, Any]:
     registry = IPluginRegistry()
 
     class Runtime:
-        """Loads plans of this version, for the GPU that is installed."""
+        """Loads plans of this version, for the GPU that is installed. inspector: of a plan's header."""
+
+        inspector: Any = None
 
         def __init__(self, logger: ILogger) -> None:
             if not getattr(logger, "made", False):
@@ -170,9 +172,11 @@ def names(version: str, rtx: bool) -> dict[str, Any]:
             self.engine_host_code_allowed = False
 
         def deserialize_cuda_engine(self, serialized_engine: Any) -> ICudaEngine | None:
+            if fake_cuda._machine is None:
+                return self._refuse("CUDA initialization failure with error: 35")
             gpu = fake_cuda.machine()
             try:
-                gpu.enter("deserialize_cuda_engine")
+                gpu.enter("deserialize_cuda_engine", implicit=True)
             except fake_cuda.LogicError as exc:
                 return self._refuse(str(exc))
             data = bytes(serialized_engine)
@@ -288,6 +292,9 @@ class ICudaEngine:
         if profile_index != 0:
             raise self._gpu.misuse("there is one profile, 0")
         return [Dims(shape) for shape in self.header["profile"][name]]
+
+    def create_engine_inspector(self) -> Any:
+        return self.runtime.inspector(self.header)
 
     def create_execution_context(self) -> IExecutionContext | None:
         self._gpu.enter("create_execution_context")
