@@ -72,6 +72,7 @@ def write_whole(path: Path, pieces: Sequence[bytes]) -> None:
             with open(descriptor, "wb") as file:
                 file.writelines(pieces)
                 file.flush()
+                os.utime(draft, ns=(time.time_ns(),) * 2)  # as read stamps it; the system's own stamp is coarser
                 os.fsync(descriptor)
                 if (
                     sys.platform != "win32"

@@ -50,7 +50,7 @@ def test_the_plan_is_bare_and_the_facts_beside_it(path: Path) -> None:
     assert names(path.parent) == ["out.plan", "out.plan.json"]
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.booleans(), st.text(max_size=20))
 def test_what_is_written_is_read(path: Path, data: bytes, host_code: bool, text: str) -> None:
     written = Plan(KEY, data, host_code, {"text": text}, path)

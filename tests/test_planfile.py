@@ -156,7 +156,7 @@ def test_a_file_that_is_long_on_paper_only(path: Path) -> None:
         tracemalloc.stop()
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=200), st.booleans())
 def test_garbage_is_refused(path: Path, garbage: bytes, magic: bool) -> None:
     assert refused(path, (PLAN + b"\1\0\0\0" if magic else b"") + garbage)
@@ -174,7 +174,7 @@ FITS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-@settings(max_examples=200)
+@settings(deadline=None, max_examples=200)
 @given(st.sampled_from(["key", "sha256", "size", "host_code", "about"]), JSON)
 def test_any_json_in_front_is_facts_or_refused(path: Path, name: str, value: object) -> None:
     put(path, with_header(facts(**{name: value})))

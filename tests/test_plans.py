@@ -129,7 +129,7 @@ def test_endless_facts_are_refused(cache: Path) -> None:
     assert not cache.exists()
 
 
-@settings(max_examples=30)
+@settings(deadline=None, max_examples=30)
 @given(KEYS, st.binary(max_size=300), st.booleans(), st.dictionaries(LINE, JSON, max_size=4))
 def test_what_is_written_is_read(key: PlanKey, data: bytes, host_code: bool, about: dict[str, Any]) -> None:
     plan = write_plan(key, data, host_code=host_code, about=about)
@@ -152,7 +152,7 @@ def whole(_: Path) -> tuple[Path, bytes]:
     return plan.path, plan.path.read_bytes()
 
 
-@settings(max_examples=150)
+@settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_no_changed_byte_goes_unseen(elsewhere: Path, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -168,7 +168,7 @@ def test_no_changed_byte_goes_unseen(elsewhere: Path, data: st.DataObject) -> No
         assert not path.exists()
 
 
-@settings(max_examples=60)
+@settings(deadline=None, max_examples=60)
 @given(st.data())
 def test_no_missing_or_added_byte_goes_unseen(elsewhere: Path, data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -9,21 +9,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from plan_cache import KEY, finish, names, python
+from plan_cache import KEY, finish, memory_folder, names, python
 
 from edge_retina.plans import building, clear_plans, read_plan, write_plan
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are of POSIX")
+__all__ = ["memory_folder"]  # a fixture
 KILLS = 52
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("EDGE_RETINA_CACHE", str(tmp_path))
+def cache(memory_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDGE_RETINA_CACHE", str(memory_folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")  # the process that forks has one thread
-    return tmp_path / "plans"
+    return memory_folder / "plans"
 
 
 def test_killed_anywhere_the_old_state_is_usable() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_retina.errors import UsageError
@@ -101,6 +101,7 @@ def test_other_text_is_no_profile(text: str) -> None:
         Profile.from_text(text)
 
 
+@settings(deadline=None)
 @given(st.tuples(SHAPES, SHAPES, SHAPES), SHAPES)
 def test_a_profile_holds_what_lies_between(shapes: tuple[Any, ...], frames: tuple[int, int, int]) -> None:
     least, usual, most = (tuple(column) for column in zip(*map(sorted, zip(*shapes, strict=True)), strict=True))

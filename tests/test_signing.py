@@ -146,7 +146,7 @@ def test_no_signature_or_none_that_is_one(copy: Path, change: Any) -> None:
     refused(copy / "model.edge", copy / "model.edge", copy / "key.pub", kind="bundle")
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_no_changed_byte_is_signed(folder: Path, data: st.DataObject) -> None:
     parts = [(folder / name).read_bytes() for name in ("out.plan", "out.plan.sig")]
@@ -161,7 +161,7 @@ def test_no_changed_byte_is_signed(folder: Path, data: st.DataObject) -> None:
     refused("data", parts[0], folder / "key.pub", kind="plan", signature=parts[1])
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=600), st.booleans())
 def test_garbage_is_no_signature(folder: Path, garbage: bytes, like: bool) -> None:
     signature = b"edge-retina signature 1\n" + b"0" * 128 + b"\n" + garbage if like else garbage
