@@ -144,10 +144,13 @@ def _renamed(heads: Mapping[str, Any], aliases: Mapping[str, str]) -> dict[str, 
 
 
 def _size(given: Any) -> tuple[int, int] | None:
-    """A height and width from the user, None when there is none; a wrong one is for DetectorSpec to refuse."""
-    if isinstance(given, list | tuple) and len(given) == 2 and all(type(side) is int and side > 0 for side in given):
-        return given[0], given[1]
-    return None
+    """A height and width from the user, None when there is none. Raises SpecError for a wrong one."""
+    if given is None:
+        return None
+    pair = tuple(given) if isinstance(given, list | tuple) else ()
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise SpecError(f"input_size wants height and width in pixels, such as [800, 1344], found {given!r}")
+    return pair
 
 
 def _overridden(graph: gs.Graph, hit: Imported, overrides: Mapping[str, Any]) -> Imported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.errors import SpecError
 from edge_retina.importer.compose import compose, height_and_width
-from edge_retina.importer.heads import RowHead, row_heads, sized, static_copy, stem
+from edge_retina.importer.heads import RowHead, row_heads, static_copy, stem
 from edge_retina.importer.imported import Imported
 from edge_retina.importer.labels import names_for
 from edge_retina.importer.normalisation import normalisation
@@ -41,8 +41,8 @@ def recognise(
 
     Raw: backbone and head, normalised batch in, rows of logits and deltas out. Whole: CHW image in, detections
     out; anchors, thresholds, normalisation and resize rule are then read off the graph. `graph` is not changed.
-    given: spec fields that the user knows; input_size is wanted where the graph leaves it open, cell_anchors where a
-    raw export has other anchors than torchvision's own. forced: a graph of torchvision's kin (DeepForest, MLPerf) too.
+    given: spec fields that the user knows; cell_anchors are wanted where a raw export has other anchors than
+    torchvision's own. forced: a graph of torchvision's kin (DeepForest, MLPerf) too.
     Raises SpecError when it is one whose input size or anchors cannot be known.
     """
     return read(graph, metadata, given, None if forced else "torchvision")
@@ -61,7 +61,7 @@ def read(
     first = stem(cls.convs[0].inputs[0])
     if first is None:
         raise SpecError("torchvision RetinaNet: wanted a backbone whose first Conv takes 3 channels, found none")
-    static = static_copy(sized(graph, _size(given.get("input_size"))))
+    static = static_copy(graph)
     tensors = static.tensors()
     trunk = tensors[first.inputs[0].name]
     size, *levels = [height_and_width(_NAME, tensors[name]) for name in (trunk.name, *cls.outputs, *box.outputs)]
@@ -90,15 +90,6 @@ def _given_anchors(given: Mapping[str, Any], cls: RowHead) -> Any:
         "export_torchvision, or give cell_anchors, per level x1 y1 x2 y2 of each anchor about its cell, with "
         '--spec spec.json: {"cell_anchors": [[[-16, -16, 16, 16], ...], ...]}'
     )
-
-
-def _size(given: Any) -> tuple[int, int] | None:
-    if given is None:
-        return None
-    whole = isinstance(given, Sequence) and len(given) == 2 and all(type(side) is int and side > 0 for side in given)
-    if not whole:
-        raise SpecError(f"input_size wants height and width in pixels, found {given!r}")
-    return given[0], given[1]
 
 
 def _stride(side: int, cells: int) -> int:

@@ -5,7 +5,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from edge_retina.errors import SpecError
-from edge_retina.importer import deepforest, mlperf, torchvision
+from edge_retina.importer import Source, deepforest, import_model, mlperf, torchvision
 
 
 def tiny(
@@ -134,15 +134,20 @@ def test_open_input_size_is_the_users(axes):
     graph.inputs[0].shape = axes
     with pytest.raises(SpecError, match="input_size"):
         torchvision.recognise(graph, {})
-    found = torchvision.recognise(graph, {}, {"input_size": [128, 128]})
-    assert found == torchvision.recognise(tiny(), {})
+    found = import_model(Source(gs.export_onnx(graph), ""), overrides={"input_size": [128, 128]})
+    wanted = import_model(Source(gs.export_onnx(tiny()), ""), overrides={"input_size": [128, 128]})
+    assert found == wanted
     assert tuple(graph.inputs[0].shape) == axes
 
 
 @pytest.mark.parametrize("size", [128, [128], [0, 128], ["128", 128], [True, 128]])
-def test_an_input_size_that_is_none_is_refused(size):
-    with pytest.raises(SpecError, match="input_size wants height and width"):
-        torchvision.recognise(tiny(), {}, {"input_size": size})
+@pytest.mark.parametrize("open_size", [False, True])
+def test_an_input_size_that_is_none_is_refused(size, open_size):
+    graph = tiny()
+    if open_size:
+        graph.inputs[0].shape = ("batch", 3, "h", "w")
+    with pytest.raises(SpecError, match=r"input_size wants height and width.*found "):
+        import_model(Source(gs.export_onnx(graph), ""), overrides={"input_size": size})
 
 
 def test_float16():
