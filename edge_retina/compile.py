@@ -19,7 +19,7 @@ from edge_retina.bundle import PRECISIONS
 from edge_retina.errors import ModelError, RuntimeFailure, UsageError
 from edge_retina.layers import Layer, check_precision, conv_precisions, engine_layers, network_layers
 from edge_retina.lowering import PLUGIN_NAMESPACE, PLUGIN_VERSION
-from edge_retina.monitor import STEPS, held_interrupts, open_log, open_monitor
+from edge_retina.monitor import held_interrupts, open_log, open_monitor
 from edge_retina.profile import Profile
 from edge_retina.refusal import build_refusal, no_builder, parse_refusal
 
@@ -278,12 +278,11 @@ def _build(
     memory = builder.build_serialized_network(network, config)
     if stop.is_set():
         raise KeyboardInterrupt
+    if memory is not None:
+        monitor.finish()
     if monitor.failure is not None:
         raise monitor.failure
-    if memory is None:
-        return None
-    on_step(STEPS, STEPS)
-    return bytes(memory)
+    return None if memory is None else bytes(memory)
 
 
 def _inspect(trt: ModuleType, plan: bytes, options: Options, log: Any) -> tuple[Layer, ...]:

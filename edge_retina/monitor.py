@@ -65,7 +65,7 @@ class _Phase:
 def open_monitor(trt: ModuleType, on_step: Callable[[int, int], None], stop: threading.Event) -> Any:
     """An IProgressMonitor of that module: on_step(done, STEPS) whenever done grows; cancels once `stop` is set.
 
-    failure: what on_step raised, which cancels as well; None.
+    failure: what on_step raised, which cancels as well; None. finish: tells that all is done.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
@@ -91,6 +91,9 @@ def open_monitor(trt: ModuleType, on_step: Callable[[int, int], None], stop: thr
         def phase_finish(self, phase_name: str) -> None:
             with self._lock:
                 self._phases.pop(phase_name, None)
+
+        def finish(self) -> None:
+            self._tell(STEPS)
 
         def _fraction(self, name: str) -> float:
             """How much of the whole is done: a phase inside another is one step of that."""

@@ -60,6 +60,8 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 _OTHERWISE = ("", "see the messages of TensorRT in the log, or use --target ort")
 # Without a driver each of these follows a refusal, and says nothing about it.
 _NOISE = re.compile(r"cudaError 35|CUDA initialization failure with error: 35", re.IGNORECASE)
+# Where in TensorRT's source that is.
+_PLACE = re.compile(r"^\[[\w.:]+\] | In \w+ at [\w./]+:\d+")
 # Names that edge_retina.rewrite gives to nodes of its own.
 _OURS = re.compile(r"^(frame|qdq|half|full|decode|nms)/|/(data|weight)$|^AnchorDecode$")
 _MEMORY = re.compile(r"out ?of ?memory|insufficient memory|cudaErrorMemoryAllocation|MEM_ALLOC|cudaError 2\b", re.I)
@@ -146,7 +148,7 @@ def _words(lines: Iterable[str]) -> str:
     said = [part for part in parts if part and not _NOISE.search(part) and not part.startswith("---")]
     # "Invalid Node - conv" is followed by why.
     reasons = [part for part in said if not part.startswith(("Invalid Node", "In node", "Node name"))]
-    return (reasons or said or ["it does not say why"])[0][:300]
+    return _PLACE.sub("", (reasons or said or ["it does not say why"])[0])[:300]
 
 
 def _whose(model: bytes, name: str, index: int) -> str:

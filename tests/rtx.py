@@ -8,12 +8,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edge_retina import errors
+from edge_retina.compile import Options
 from edge_retina.layers import Layer, engine_layers
 
 VARIABLE = "EDGE_RETINA_RTX_PYTHON"
@@ -44,7 +47,7 @@ def interpreter() -> str:
     """A Python that can import tensorrt_rtx: this one or what EDGE_RETINA_RTX_PYTHON names; skips otherwise."""
     tried = []
     for python in filter(None, (sys.executable, os.environ.get(VARIABLE))):
-        done = subprocess.run([python, "-c", "import tensorrt_rtx"], capture_output=True, text=True)
+        done = subprocess.run([python, "-c", "import onnx, tensorrt_rtx"], capture_output=True, text=True)
         if done.returncode == 0:
             return python
         tried.append(f"{python}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
@@ -61,6 +64,44 @@ def build(
 ) -> Built:
     """Parse a model and build its engine for one compute capability; profiles: of inputs with open sizes."""
     request = {"build": not parse_only, "compute_capability": compute_capability, "profiles": profiles or {}}
+    answer = ask(model, request, timeout)
+    if "ended" in answer:
+        return Built(False, "parse", answer["ended"])
+    network = tuple(Layer.from_dict(layer) for layer in answer.pop("network", ()))
+    engine = engine_layers(answer.pop("engine_text", ""))
+    return Built(**answer, network=network, engine=engine)
+
+
+def compiled(
+    model: bytes,
+    options: Options,
+    macs: Mapping[str, int],
+    *,
+    interrupt_at: int | None = None,
+    plan: Path | None = None,
+    timeout: float = 300,
+) -> dict[str, Any]:
+    """What compile_plan makes of a model, in numbers; raises what it raised. interrupt_at: Ctrl-C at that step.
+
+    Keys plan_bytes, layers (how many), shares, seconds, timing_cache, host_code, steps. plan: where to write it.
+    """
+    request = {
+        "options": asdict(options),
+        "macs": dict(macs),
+        "interrupt_at": interrupt_at,
+        "plan": plan and str(plan.resolve()),
+    }
+    answer = ask(model, request, timeout)
+    if "ended" in answer:
+        raise AssertionError(answer["ended"])
+    if "raised" in answer:
+        kind, text = answer["raised"]
+        raise KeyboardInterrupt if kind == "KeyboardInterrupt" else getattr(errors, kind)(text)
+    return answer
+
+
+def ask(model: bytes, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    """The worker's answer; "ended" is all there is when its process ended otherwise."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "model.onnx").write_bytes(model)
@@ -73,8 +114,6 @@ def build(
             timeout=timeout,
         )
         if done.returncode:
-            return Built(False, "parse", f"ended with {done.returncode}: {done.stderr[-500:]}")
-        answer = json.loads((folder / "answer.json").read_text())
-    network = tuple(Layer.from_dict(layer) for layer in answer.pop("network", ()))
-    engine = engine_layers(answer.pop("engine_text", ""))
-    return Built(**answer, network=network, engine=engine)
+            return {"ended": f"ended with {done.returncode}: {done.stderr[-500:]}"}
+        answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
+    return answer

@@ -6,6 +6,7 @@ A process of its own, for TensorRT-RTX may end it (a registered plugin does) and
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from dataclasses import asdict
@@ -14,34 +15,43 @@ from typing import Any
 
 import tensorrt_rtx as trt
 
+from edge_retina.compile import Options, compile_plan
+from edge_retina.errors import EdgeRetinaError
 from edge_retina.layers import network_layers
-
-# Where the builder, at verbose, prints its engine as IEngineInspector would; that one needs a GPU.
-ENGINE_STARTS, ENGINE_ENDS = "Layers:\n", "\n\nI/O Tensors:"
-
-
-class Log(trt.ILogger):
-    """Keeps errors, and the text of the built engine."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-        self.engine = ""
-
-    def log(self, severity: trt.ILogger.Severity, message: str) -> None:
-        if severity <= trt.ILogger.ERROR:
-            self.errors.append(message)
-        elif message.startswith(ENGINE_STARTS):
-            self.engine = message.removeprefix(ENGINE_STARTS).split(ENGINE_ENDS)[0]
+from edge_retina.monitor import open_log
+from edge_retina.profile import Profile
 
 
-def answer(folder: Path) -> dict[str, Any]:
-    """Parse and, where asked, build: what tests/rtx.py makes a Built of."""
-    request, log, started = json.loads((folder / "request.json").read_text()), Log(), time.monotonic()
+def compiled(model: bytes, request: dict[str, Any]) -> dict[str, Any]:
+    """What compile_plan makes of it, in numbers, or what it raised."""
+    steps: list[tuple[int, int]] = []
+    values = request["options"]
+    profile = Profile(*(tuple(values["profile"][name]) for name in ("least", "usual", "most")))
+    options = Options(**{**values, "profile": profile, "compute_capabilities": tuple(values["compute_capabilities"])})
+
+    def on_step(done: int, total: int) -> None:
+        steps.append((done, total))
+        if request["interrupt_at"] is not None and done >= request["interrupt_at"]:
+            request["interrupt_at"] = None
+            signal.raise_signal(signal.SIGINT)
+
+    try:
+        found = compile_plan(trt, model, options, macs=request["macs"], on_step=on_step)
+    except (EdgeRetinaError, KeyboardInterrupt) as raised:
+        return {"raised": (type(raised).__name__, str(raised))}
+    if request["plan"]:
+        Path(request["plan"]).write_bytes(found.plan)
+    numbers = {"plan_bytes": len(found.plan), "layers": len(found.layers), "steps": steps, "version": trt.__version__}
+    return numbers | {name: getattr(found, name) for name in ("shares", "seconds", "timing_cache", "host_code")}
+
+
+def built(model: bytes, request: dict[str, Any]) -> dict[str, Any]:
+    """Parse and, where asked, build any model: what tests/rtx.py makes a Built of."""
+    log, started = open_log(trt), time.monotonic()
     builder = trt.Builder(log)
     network, config = builder.create_network(0), builder.create_builder_config()
     parser = trt.OnnxParser(network, log)
-    if not parser.parse((folder / "model.onnx").read_bytes()):
+    if not parser.parse(model):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         told = [f"{e.node_name()} [{e.node_operator()}]: {e.desc()}" for e in errors]
         return {"ok": False, "stage": "parse", "error": "; ".join(told or log.errors)}
@@ -71,5 +81,7 @@ def answer(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1])
-    (place / "answer.json").write_text(json.dumps(answer(place)))
+    folder = Path(sys.argv[1])
+    asked = json.loads((folder / "request.json").read_text())
+    do = compiled if "options" in asked else built
+    (folder / "answer.json").write_text(json.dumps(do((folder / "model.onnx").read_bytes(), asked)))
