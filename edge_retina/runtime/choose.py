@@ -89,11 +89,14 @@ def load_module(target: str) -> ModuleType:
 
 
 def gpu_place(target: str, trt: ModuleType, device: Device) -> Place:
-    """A plan's place: this device."""
+    """A plan's place: this device; to TensorRT-RTX it is one of all that have its compute capability."""
     from edge_retina.engine import Place
 
-    capabilities = (f"SM{device.compute_capability.replace('.', '')}",) if target == "tensorrt_rtx" else ()
-    return Place(target, trt, device.name, device.compute_capability, device.driver, device.free_memory(), capabilities)
+    if target == "tensorrt_rtx":
+        capability = f"SM{device.compute_capability.replace('.', '')}"
+        return Place(target, trt, capabilities=(capability,), current=device.current)
+    free = device.free_memory()
+    return Place(target, trt, device.name, device.compute_capability, device.driver, free, current=device.current)
 
 
 def _plan(bundle: Bundle, place: Place, gpu: Gpu) -> tuple[Plan, Path | None]:
