@@ -66,7 +66,7 @@ def _by_dlpack(frames: Any, device: Device, stream: Stream) -> DeviceFrames:
     kind, index = (int(value) for value in frames.__dlpack_device__())
     if kind not in _DL_ON_GPU or index != device.index:
         raise UsageError(
-            f"wanted frames on GPU {device.index}, DLPack's ({_DL_ON_GPU[0]}, {device.index}), found ({kind}, {index}); "
+            f"wanted frames on GPU {device.index}, found DLPack device ({kind}, {index}); "
             "give host frames as NumPy arrays"
         )
     try:

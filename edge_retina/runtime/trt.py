@@ -124,14 +124,14 @@ class _Pool:
         self._changed = threading.Condition()
 
     def take(self, shape: tuple[int, ...] | None) -> Worker:
-        """A free worker, one that last ran this shape if there is one: cameras of two sizes then keep their graphs."""
+        """A free worker: one that last ran this shape, else the one idle longest, so that each size keeps its graph."""
         with self._changed:
             while not self._free and not self._closed:
                 self._changed.wait()
             if self._closed:
                 raise RuntimeFailure("this runtime is closed; load the bundle again: Detector.load(...)")
             free = self._free
-            at = next((i for i, worker in enumerate(free) if worker.shape == shape), len(free) - 1)
+            at = next((i for i, worker in enumerate(free) if worker.shape == shape), 0)
             return free.pop(at)
 
     def give(self, worker: Worker) -> None:

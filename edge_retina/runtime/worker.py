@@ -92,6 +92,7 @@ class Worker:
                     f"TensorRT makes no execution context: {plan.errors.told()}; take fewer frames at once"
                 )
             undo.callback(self.__dict__.pop, "_context")
+            self._context.error_recorder = plan.errors
             # Small, and written once: where the GPU shares the host's memory it writes what the host reads.
             size = _places(plan.most[0], plan.detections)[1]
             self._results = HostMemory(device, size, mapped=device.integrated)
@@ -156,17 +157,18 @@ class Worker:
         self._check(shape)
         size = int(np.prod(shape))
         if self._frames is None or self._frames.nbytes < size:
-            self.forget()
-            # First back, then new: a GPU may have no room for both.
+            self._drop_graph()
+            self._shape = None
+            # First back, then new: a GPU may have no room for both. Every run has waited, so nobody uses it.
             if self._frames is not None and self._staging is not None:
                 frames, staging, self._frames, self._staging = self._frames, self._staging, None, None
                 frames.free()
                 staging.free()
-            self._staging = HostMemory(self._device, size)
+            staging = HostMemory(self._device, size)
             try:
-                self._frames = self._allocate(size)
+                self._frames, self._staging = self._allocate(size), staging
             except BaseException:
-                self._staging.free()
+                staging.free()
                 raise
         assert self._staging is not None
         self._bind(shape, self._frames.address)
