@@ -26,6 +26,8 @@ _LEVELS = {
 }
 _logger = logging.getLogger("edge_retina.tensorrt")
 _logger.addHandler(logging.NullHandler())
+# TensorRT keeps the first logger it is given, for what has no better one: none of them may be freed.
+_logs: list[Any] = []
 # Where TensorRT-RTX's builder, at verbose, prints its engine as IEngineInspector would; that one needs a GPU.
 _ENGINE_STARTS, _ENGINE_ENDS = "Layers:\n", "\n\nI/O Tensors:"
 
@@ -50,7 +52,8 @@ def open_log(trt: ModuleType) -> Any:
                 self.engine = msg.removeprefix(_ENGINE_STARTS).split(_ENGINE_ENDS)[0]
             _logger.log(level, "%s", msg)
 
-    return Log()
+    _logs.append(log := Log())
+    return log
 
 
 @dataclass
