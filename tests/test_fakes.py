@@ -319,6 +319,27 @@ def test_addresses_are_aligned_live_large_enough_and_apart(gpu, cuda, rig):
         rig.context.execute_async_v3(rig.stream.handle)
 
 
+@pytest.mark.parametrize(
+    "value", [np.zeros((1, 99), np.float32), np.zeros((1, 100), np.float64)], ids=["shape", "type"]
+)
+def test_an_output_of_another_shape_or_type_is_noticed(gpu, rig, monkeypatch, value):
+    rig.bind()
+    run = rig.engine.session.run
+    results = dict(
+        zip(["boxes", "scores", "labels", "count"], run(None, {"frames": np.zeros(SHAPE, np.uint8)}), strict=True)
+    )
+    results["scores"] = value
+
+    class Session:
+        def run(self, names, inputs):
+            return [results[name] for name in names]
+
+    monkeypatch.setattr(rig.engine, "session", Session())
+    rig.context.execute_async_v3(rig.stream.handle)
+    with misused(gpu, "scores is"):
+        rig.stream.synchronize()
+
+
 @pytest.mark.parametrize("handle", [0, 1, 2, 12345])
 def test_execution_wants_a_stream_of_its_own(gpu, rig, handle):
     rig.bind()

@@ -795,3 +795,61 @@ runtime.run(np.zeros((1, 64, 64, 3), np.uint8))
     assert done.stdout == "[] []\n", done.stderr
     assert "leaked" not in done.stderr
     assert done.returncode == {"pass": 0, "sys.exit(3)": 3}.get(end, 1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_comes_in_whatever_order(model, exact, seed):
+    """Sizes, host and GPU frames, refusals and faults at random: the right answer or a typed error, and no leak."""
+    rng = np.random.default_rng(seed)
+    shapes = [(1, 64, 64), (2, 64, 64), (1, 100, 90), (4, 128, 128), (1, 256, 256), (1, 300, 64)]
+    answers = errors = 0
+    with (
+        fake_cuda.installed(bindings=bool(seed % 2), integrated=seed > 1) as gpu,
+        start(make_plan(model), parallel=1 + seed % 3) as runtime,
+    ):
+        for step in range(60):
+            frames = pictures(*shapes[rng.integers(len(shapes))], seed=step)
+            there = OnGpu(gpu, frames) if rng.random() < 0.3 else None
+            fault = rng.random()
+            gpu.launch_fault = "once" if fault < 0.1 else ""
+            gpu.fail_allocation(int(rng.integers(1, 3)) if 0.1 < fault < 0.3 else 0)
+            try:
+                outputs = runtime.run(frames if there is None else there)
+            except (RuntimeFailure, UsageError) as exc:
+                assert fault < 0.3 or "found [1, 300, 64, 3]" in str(exc)  # noqa: PT017
+                errors += 1
+            else:
+                assert_same(outputs, exact(frames))
+                answers += 1
+            gpu.launch_fault = ""
+            gpu.fail_allocation(0)
+            if there is not None:
+                there.free()
+    assert answers > 30
+    assert errors > 3
+
+
+def test_closing_in_the_midst_of_many_threads(model, exact):
+    expected = [exact(pictures(seed=seed)) for seed in range(4)]
+    ends = []
+
+    def run_until_closed(runtime, seed):
+        while True:
+            try:
+                outputs = runtime.run(pictures(seed=seed))
+            except RuntimeFailure as exc:
+                ends.append((seed, str(exc).partition(";")[0]))
+                return
+            assert_same(outputs, expected[seed])
+
+    for _ in range(3):
+        with fake_cuda.installed() as gpu:
+            with start(make_plan(model), parallel=2) as runtime, ThreadPoolExecutor(4) as pool:
+                for seed in range(4):
+                    pool.submit(run_until_closed, runtime, seed)
+                while sum(runtime.counts[:2]) < 20:
+                    time.sleep(0.001)
+                runtime.close()
+            gc.collect()
+            assert not gpu.leaks()
+    assert sorted(ends) == [(seed, "this runtime is closed") for seed in range(4) for _ in range(3)]
