@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from edge_retina.errors import RuntimeFailure
@@ -102,3 +105,80 @@ def test_an_engine_as_asked_for_is_none():
     check_precision(shares(int8=0.96, fp16=0.04), "int8", least=0.95)
     check_precision(shares(fp16=0.9, fp32=0.1), "fp16")
     check_precision(shares(fp32=1.0), "fp32")
+
+
+# --- IEngineInspector's JSON
+
+X, Y = {"Name": "x", "Dimensions": [1, 3, 8, 8]}, {"Name": "y", "Dimensions": [1, 8, 4, 4]}
+# The fields as TensorRT's engine explorer has them in its examples, and as the migration guide to 11 splits them.
+CONV = {"Name": "stem + relu", "LayerType": "CaskConvolution", "Bias": {"Type": "Float", "Count": 8}, "StreamId": 0}
+TEN = {
+    **CONV,
+    "Inputs": [X | {"Format/Datatype": "Thirty-two wide channel vectorized row major Int8 format"}],
+    "Outputs": [Y | {"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+    "Weights": {"Type": "Int8", "Count": 216},
+}
+ELEVEN = {
+    **CONV,
+    "Inputs": [X | {"Format": "Thirty-two wide channel vectorized row major", "DataType": "Int8"}],
+    "Outputs": [Y | {"Format": "Channel major where channel % 8 == 0", "Datatype": "Half"}],
+    "Weights": {"Type": "Int8", "Count": 216},
+    "Metadata": "[ONNX Layer: /model/stem]\x1f[ONNX Layer: relu]",
+}
+
+
+def engine(*layers: Any, rest: dict[str, Any] | None = None) -> tuple[Layer, ...]:
+    return engine_layers(json.dumps({"Layers": layers, **(rest or {"Bindings": ["x", "y"]})}))
+
+
+def test_json_without_layers():
+    assert engine() == ()
+
+
+def test_the_json_of_10_and_of_11():
+    sides = ((("x", "Int8"),), (("y", "Half"),))
+    weights = (("weights", "Int8"),)
+    assert engine(TEN) == (Layer("stem + relu", "CaskConvolution", *sides, ("stem", "relu"), weights),)
+    io = {"I/O Tensors": [{"Name": "x", "IOMode": "Input", "DataType": "UInt8"}]}
+    nodes = ("/model/stem", "relu")
+    assert engine(ELEVEN, rest=io) == (Layer("stem + relu", "CaskConvolution", *sides, nodes, weights),)
+
+
+def test_a_generated_kernel_lists_its_constants_the_largest_first():
+    constants = [
+        {"Name": "b", "Dimensions": [8], "Datatype": "Float"},
+        {"Name": "w", "Dimensions": [8, 3], "Type": "Half"},
+    ]
+    [layer] = engine({"Name": "k", "LayerType": "kgen", "Inputs": [], "Constants": constants})
+    assert layer.constants == (("w", "Half"), ("b", "Float"))
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ("Row major linear FP32", "Float"),
+        ("Row major linear FP16 format", "Half"),
+        ("Row major Int8 format", "Int8"),
+        ("BFloat16", "BFloat16"),
+        ("N/A due to dynamic shapes", ""),
+    ],
+)
+def test_types_in_the_words_of_formats(told, kind):
+    assert engine({"Name": "r", "Inputs": [{"Name": "x", "Format/Datatype": told}]})[0].inputs == (("x", kind),)
+
+
+def test_an_engine_without_details_has_names_only_and_no_layers():
+    assert engine("stem + relu", "down") == ()
+
+
+@pytest.mark.parametrize(("told", "share"), [("Row major FP32", shares(fp32=1.0)), ("N/A", shares(int8=1.0))])
+def test_where_the_type_of_the_data_is_not_told_the_weights_decide(told, share):
+    network = [dequantize("x", "INT8"), dequantize("w", "INT8"), conv("stem", "HALF", "HALF")]
+    layers = engine(TEN | {"Inputs": [X | {"Format/Datatype": told}]})
+    assert conv_precisions(network, {"stem.out": 5}, layers) == share
+
+
+def test_what_is_not_shown_is_not_known_to_be_wider():
+    check_precision(shares(int8=0.1, other=0.9), "int8")
+    with pytest.raises(RuntimeFailure, match=r"fp32 60\.0%"):
+        check_precision(shares(int8=0.1, other=0.3, fp32=0.6), "int8")
