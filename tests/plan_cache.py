@@ -53,7 +53,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def finish(*processes: subprocess.Popen[str]) -> list[str]:
     """What each printed; their ends are seen to be good."""
-    outcomes = [(process.communicate(timeout=120), process.returncode) for process in processes]
+    outcomes = [(process.communicate(timeout=300), process.returncode) for process in processes]
     for (_, stderr), code in outcomes:
         assert (code, stderr) == (0, "")
     return [stdout for (stdout, _), _ in outcomes]

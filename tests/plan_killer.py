@@ -52,7 +52,7 @@ def writer(step: str, reached: Callable[[], None], first: int) -> None:
     def stop(name: str) -> None:
         if name == step:
             reached()
-            time.sleep(60)
+            time.sleep(600)
 
     _stop_at(stop)
     for number in range(first, first + 1000):
