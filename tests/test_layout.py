@@ -16,9 +16,9 @@ ROOT = Path(edge_retina.__file__).parent
 # A module, or a package with all that is in it, imports from layers below its own; inside a package as it likes.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"console", "drafts", "memory", "monitor", "planfile", "profile", "project", "spec", "types"},
+    {"console", "drafts", "memory", "monitor", "planfile", "profile", "project", "spec", "toolchain", "types"},
     {"cachefolder", "geometry"},
-    {"accuracy", "boxes", "bundle", "draw", "images", "layers", "pattern", "refusal", "weights", "window"},
+    {"accuracy", "boxes", "bundle", "draw", "images", "layers", "pattern", "plugin", "refusal", "weights", "window"},
     {"signing"},
     {"bareplan"},
     {"plans"},
@@ -124,12 +124,14 @@ RUN_HALF = {
     "pattern",
     "planfile",
     "plans",
+    "plugin",
     "profile",
     "runtime",
     "signing",
     "sinks",
     "sources",
     "stream",
+    "toolchain",
     "video",
     "window",
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 
 namespace edge_retina {
 
@@ -38,6 +39,7 @@ const char* const kTopKScopes[] = {"level", "all"};
 // Far more fields than any caller has; bounds the walk over a collection that is garbage.
 constexpr int32_t kMostFields = 1024;
 constexpr int32_t kShownText = 24;
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 const char* nameOf(PluginFieldType type) {
   switch (type) {
@@ -194,8 +196,7 @@ void readLevels(Reader& reader, AnchorDecodeParams& params) {
     all += perCell[l];
   }
   float anchors[kMaxLevels * kMaxCellAnchors * 4] = {};
-  const float limit = 3e38f;  // as edge_retina/spec.py
-  reader.floats("cell_anchors", anchors, all * 4, -limit, limit);
+  reader.floats("cell_anchors", anchors, all * 4, -kLargest, kLargest);
   if (!reader.good()) return;
   const float* box = anchors;
   for (int32_t l = 0; l < params.levelCount; ++l) {
@@ -217,7 +218,7 @@ bool readFields(const PluginFieldCollection* fields, AnchorDecodeParams& params,
   Reader reader(fields, message);
   readLevels(reader, params);
   reader.ints("num_classes", &params.classes, 1, 1, kMaxClasses);
-  reader.floats("delta_weights", params.deltaWeights, 4, 0, 3e38, true);
+  reader.floats("delta_weights", params.deltaWeights, 4, 0, kLargest, true);
   reader.choice("box_coding", params.boxCoding, kBoxCodings);
   reader.floats("max_log_scale", &params.maxLogScale, 1, 0, 80);
   reader.choice("clip", params.clip, kClips);

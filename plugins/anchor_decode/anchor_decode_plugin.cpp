@@ -346,7 +346,8 @@ int32_t AnchorDecodePlugin::enqueue(const PluginTensorDesc* inputDesc, const Plu
   const cudaError_t error = launchAnchorDecode(params_, layouts, images, from, to, workspace, stream);
   if (error == cudaSuccess) return kOk;
   const char* problem = checkAnchorDecode(params_, layouts, images);
-  logError("launch failed: %s (CUDA error %d)", problem != nullptr ? problem : cudaGetErrorString(error), int(error));
+  logError("launch failed with CUDA error %d%s%s", int(error), problem != nullptr ? ": " : "",
+           problem != nullptr ? problem : "");
   return kError;
 }
 
