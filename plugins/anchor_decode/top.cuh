@@ -110,7 +110,6 @@ __device__ void keepTop(const Top& top) {
     place = __shfl_sync(kAllLanes, place, 0) + __popc(lanes & ((1u << threadIdx.x % 32) - 1));
     if (key >= bound) top.keys[place] = key;
   }
-  __syncthreads();
   if (threadIdx.x == 0) {
     state.count = top.k;
     state.bound = bound;
@@ -149,10 +148,9 @@ __device__ inline T pick(const T (&values)[kValues], int j) {
   return value;
 }
 
-// How many keys there are once all were offered, k at most. All threads come here together.
+// How many keys there are once all were offered, k at most. All threads come here together, from startTop or offer.
 template <int kThreads>
 __device__ int endTop(const Top& top) {
-  __syncthreads();
   if (top.state.count > top.k) keepTop<kThreads>(top);
   return top.state.count;
 }

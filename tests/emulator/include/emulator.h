@@ -2,21 +2,18 @@
 //
 // Every CUDA thread is a fiber; blocks are shared out over EMULATOR_WORKERS system threads. Order is part of the test:
 // EMULATOR_SEED (0: ascending) shuffles blocks, and the threads of a block anew between barriers, so that a missing
-// barrier changes the result. With -DEMULATOR_SYSTEM_THREADS every CUDA thread is a system thread, which lets
-// ThreadSanitizer find races inside a block.
+// barrier changes the result. Under -fsanitize=thread the fibers are ThreadSanitizer's too, ordered by barriers and
+// __syncwarp alone, so that it finds races inside a block whatever the order. -DEMULATOR_ONE_WORKER puts __shared__
+// variables where AddressSanitizer can fence them in.
 //
 // It stops the process, with the block and thread concerned, at: a barrier or warp operation that can never complete, a
 // warp operation whose mask leaves out the caller or names a lane that ended, lanes of one mask in different
-// operations, a shuffle from outside the mask, a launch no GPU takes. It does not know timing, occupancy, registers or
-// the memory model between blocks.
+// operations, a shuffle from outside the mask. It does not know timing, occupancy, registers or the memory model between
+// blocks.
 #pragma once
-
-#include <setjmp.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -25,7 +22,6 @@
 #include <deque>
 #include <functional>
 #include <memory>
-#include <mutex>
 #include <numeric>
 #include <random>
 #include <thread>
@@ -44,21 +40,16 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(n) alignas(n)
-#ifdef EMULATOR_SYSTEM_THREADS
-#define __shared__ static  // one block at a time
+#ifdef EMULATOR_ONE_WORKER
+#define __shared__ static
 #else
 #define __shared__ static thread_local  // one block at a time on each worker
 #endif
 
+#include "fibers.h"
+
 namespace emulator {
 
-#ifdef EMULATOR_SYSTEM_THREADS
-using Generation = std::atomic<unsigned>;
-#else
-using Generation = unsigned;
-#endif
-
-constexpr size_t kStackBytes = 64 << 10;
 constexpr unsigned kMaxThreads = 1024, kMaxGridYZ = 65535;
 constexpr size_t kMaxShared = 48 << 10;  // what every GPU gives unasked
 constexpr size_t kMaxArguments = 32764;  // bytes of kernel arguments since CUDA 12.1
@@ -71,39 +62,40 @@ struct Thread {
   unsigned linear = 0, lane = 0;
   Block* block = nullptr;
   Warp* warp = nullptr;
-  bool started = false, done = false;
+  bool done = false;
   const char* where = "its own code";
-  jmp_buf resume;
-  ucontext_t first;
+  Fiber fiber;
 };
 
 // One kind of lanes working together; lanes of a warp may do so under several masks at a time.
 struct Meeting {
-  unsigned mask = 0, arrived = 0;
-  Generation generation{0};
+  unsigned mask = 0, arrived = 0, generation = 0;
   const char* what = "";
   uint64_t value[2][32];
+  char order[2];
 };
 
 struct Warp {
   std::deque<Meeting> meetings;
   unsigned lanes = 0, ended = 0;
-  std::mutex mutex;
 };
 
 struct Block {
   uint3 index{};
   dim3 size, grid;
   char* shared = nullptr;
-  unsigned live = 0, arrived = 0;
-  Generation generation{0};
+  unsigned live = 0, arrived = 0, generation = 0;
   int verdict[2]{};
+  char order[2], started, ended;
   std::vector<Thread> threads;
   std::unique_ptr<Warp[]> warps;
-  std::mutex mutex;
   uint64_t progress = 0;
-  jmp_buf scheduler;
+  Fiber scheduler;
   const std::function<void()>* body = nullptr;
+
+  ~Block() {
+    for (Thread& t : threads) forget(t.fiber);
+  }
 };
 
 inline thread_local Thread* self = nullptr;
@@ -123,67 +115,47 @@ inline thread_local Thread* self = nullptr;
   abort();
 }
 
-// Waiting. System threads watch the generation alone and never take the mutex again, so that ThreadSanitizer sees no
-// order between them that CUDA does not give.
-#ifdef EMULATOR_SYSTEM_THREADS
-inline std::unique_lock<std::mutex> lock(std::mutex& mutex) { return std::unique_lock<std::mutex>(mutex); }
-inline void wait(std::unique_lock<std::mutex>& held, Generation& generation, unsigned seen) {
-  held.unlock();
-  for (long i = 0; generation.load(std::memory_order_acquire) == seen; ++i) {
-    if (i < 50) {
-      std::this_thread::yield();
-    } else {
-      std::this_thread::sleep_for(std::chrono::microseconds(50));
-    }
-    if (i > 400000) fail("a barrier or warp operation never completed");
-  }
-}
-inline void complete(Generation& generation) { generation.fetch_add(1, std::memory_order_acq_rel); }
-#else
-struct NoLock {
-  ~NoLock() {}
-};
-inline NoLock lock(std::mutex&) { return {}; }
-inline void wait(NoLock&, Generation& generation, unsigned seen) {
-  while (generation == seen) {
-    if (!_setjmp(self->resume)) _longjmp(self->block->scheduler, 1);
-  }
+inline void wait(const unsigned& generation, unsigned seen) {
+  while (generation == seen) pause(self->fiber, self->block->scheduler);
   self->block->progress++;
 }
-inline void complete(Generation& generation) {
+
+inline void complete(unsigned& generation) {
   generation++;
   self->block->progress++;
 }
-#endif
 
 enum class Reduce { kCount, kOr, kAnd };
 
 // Barrier of the block, with the reductions of __syncthreads_count, _or and _and.
 inline int barrier(int predicate, Reduce kind, const char* what) {
+  const Unwatched quiet;
   Block& b = *self->block;
   self->where = what;
-  auto held = lock(b.mutex);
   const unsigned seen = b.generation;
   int& verdict = b.verdict[seen & 1];
   if (b.arrived == 0) verdict = kind == Reduce::kAnd;
   const int one = predicate != 0;
   verdict = kind == Reduce::kCount ? verdict + one : kind == Reduce::kOr ? (verdict | one) : (verdict & one);
+  before(&b.order[seen & 1]);
   if (++b.arrived == b.live) {
     b.arrived = 0;
     complete(b.generation);
   } else {
-    wait(held, b.generation, seen);
+    wait(b.generation, seen);
   }
+  after(&b.order[seen & 1]);
   self->where = "its own code";
   return verdict;
 }
 
-// Every lane in the mask leaves a value; all get the 32 of them.
-inline const uint64_t* meet(unsigned mask, uint64_t value, const char* what) {
+// Every lane in the mask leaves a value; all get the 32 of them. Memory is ordered only where `orders`, as CUDA
+// promises for __syncwarp alone.
+inline const uint64_t* meet(unsigned mask, uint64_t value, const char* what, bool orders = false) {
+  const Unwatched quiet;
   Warp& w = *self->warp;
   self->where = what;
   if (!(mask >> self->lane & 1)) fail("a lane is not in the mask it gave");
-  auto held = lock(w.mutex);
   mask &= w.lanes;
   if (mask & w.ended) fail("a mask names a lane that has ended");
   size_t k = 0;
@@ -198,12 +170,14 @@ inline const uint64_t* meet(unsigned mask, uint64_t value, const char* what) {
   if (strcmp(m.what, what) != 0) fail("lanes of one mask are in different operations");
   m.value[seen & 1][self->lane] = value;
   m.arrived |= 1u << self->lane;
+  if (orders) before(&m.order[seen & 1]);
   if (m.arrived == mask) {
     m.arrived = 0;
     complete(m.generation);
   } else {
-    wait(held, m.generation, seen);
+    wait(m.generation, seen);
   }
+  if (orders) after(&m.order[seen & 1]);
   self->where = "its own code";
   return m.value[seen & 1];
 }
@@ -219,6 +193,7 @@ To bits(From from) {
 template <class T>
 T shuffle(unsigned mask, T value, int source, int width, const char* what) {
   const uint64_t* values = meet(mask, bits<uint64_t>(value), what);
+  const Unwatched quiet;
   const int lane = int(self->lane), base = lane & ~(width - 1);
   if (source < base || source >= base + width) source = lane;
   if (!(mask >> source & 1)) fail("a shuffle reads a lane outside its mask");
@@ -228,13 +203,11 @@ T shuffle(unsigned mask, T value, int source, int width, const char* what) {
 inline void* dynamicShared() { return self->block->shared; }
 
 inline void end() {
+  const Unwatched quiet;
   Block& b = *self->block;
-  {
-    auto held = lock(self->warp->mutex);
-    self->warp->ended |= 1u << self->lane;
-  }
-  auto held = lock(b.mutex);
+  self->warp->ended |= 1u << self->lane;
   self->done = true;
+  before(&b.ended);
   b.live--;
   b.progress++;
   if (b.live && b.arrived == b.live) {
@@ -262,68 +235,50 @@ inline void prepare(Block& b) {
     t.lane = i % 32;
     t.block = &b;
     t.warp = &b.warps[i / 32];
-    t.done = t.started = false;
+    t.done = false;
     t.index = uint3{i % b.size.x, i / b.size.x % b.size.y, i / (b.size.x * b.size.y)};
   }
 }
 
-#ifdef EMULATOR_SYSTEM_THREADS
-inline void runBlock(Block& b, unsigned) {
-  prepare(b);
-  std::vector<std::thread> running;
-  for (Thread& t : b.threads) {
-    running.emplace_back([&] {
-      self = &t;
-      (*b.body)();
-      end();
-    });
+// What a fiber does, block after block.
+inline void live() {
+  for (;;) {
+    const std::function<void()>* body;
+    Fiber *own, *scheduler;
+    {
+      const Unwatched quiet;
+      after(&self->block->started);
+      body = self->block->body;
+      own = &self->fiber;
+      scheduler = &self->block->scheduler;
+    }
+    (*body)();
+    end();
+    pause(*own, *scheduler);
   }
-  for (std::thread& thread : running) thread.join();
-}
-#else
-inline void enter() {
-  (*self->block->body)();
-  end();
-  _longjmp(self->block->scheduler, 1);
 }
 
 // Runs the block's fibers in rounds, each from where it waits to where it waits next.
 inline void runBlock(Block& b, unsigned seed) {
+  const Unwatched quiet;
   prepare(b);
-  const size_t n = b.threads.size();
-  static thread_local std::unique_ptr<char[]> stacks;
-  static thread_local size_t have = 0;
-  if (have < n) {
-    stacks.reset(new char[n * kStackBytes]);
-    have = n;
-  }
-  std::vector<unsigned> order(n);
+  before(&b.started);
+  std::vector<unsigned> order(b.threads.size());
   std::iota(order.begin(), order.end(), 0u);
   std::minstd_rand random(seed);
-  ucontext_t back;
   for (uint64_t before = ~0ull; b.live;) {
     if (b.progress == before) fail("a barrier or warp operation can never complete");
     before = b.progress;
     if (seed) std::shuffle(order.begin(), order.end(), random);
-    for (volatile size_t i = 0; i < n; i = i + 1) {
-      Thread& t = b.threads[order[i]];
-      if (t.done) continue;
-      self = &t;
-      if (_setjmp(b.scheduler) == 0) {
-        if (t.started) _longjmp(t.resume, 1);
-        t.started = true;
-        getcontext(&t.first);
-        t.first.uc_stack.ss_sp = &stacks[t.linear * kStackBytes];
-        t.first.uc_stack.ss_size = kStackBytes;
-        t.first.uc_link = nullptr;
-        makecontext(&t.first, enter, 0);
-        swapcontext(&back, &t.first);
-      }
+    for (const unsigned i : order) {
+      if (b.threads[i].done) continue;
+      self = &b.threads[i];
+      resume(b.scheduler, self->fiber, live);
     }
   }
   self = nullptr;
+  after(&b.ended);
 }
-#endif
 
 inline unsigned fromEnvironment(const char* name, unsigned otherwise) {
   const char* text = getenv(name);
@@ -367,7 +322,7 @@ inline cudaError_t launch(dim3 grid, dim3 block, size_t shared, size_t arguments
       runBlock(*b, seed ? seed * 2654435761u + at : 0);
     }
   };
-#ifdef EMULATOR_SYSTEM_THREADS
+#ifdef EMULATOR_ONE_WORKER
   work();
 #else
   const unsigned most = fromEnvironment("EMULATOR_WORKERS", std::thread::hardware_concurrency());

@@ -5,7 +5,7 @@ inline void __syncthreads() { emulator::barrier(0, emulator::Reduce::kCount, "__
 inline int __syncthreads_or(int p) { return emulator::barrier(p, emulator::Reduce::kOr, "__syncthreads_or"); }
 inline int __syncthreads_and(int p) { return emulator::barrier(p, emulator::Reduce::kAnd, "__syncthreads_and"); }
 inline int __syncthreads_count(int p) { return emulator::barrier(p, emulator::Reduce::kCount, "__syncthreads_count"); }
-inline void __syncwarp(unsigned mask = ~0u) { emulator::meet(mask, 0, "__syncwarp"); }
+inline void __syncwarp(unsigned mask = ~0u) { emulator::meet(mask, 0, "__syncwarp", true); }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32) {
@@ -22,6 +22,7 @@ T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32) {
 }
 inline unsigned __ballot_sync(unsigned mask, int predicate) {
   const uint64_t* values = emulator::meet(mask, predicate != 0, "__ballot_sync");
+  const emulator::Unwatched quiet;
   unsigned lanes = 0;
   for (int i = 0; i < 32; i++) {
     if ((mask & emulator::self->warp->lanes) >> i & 1 && values[i]) lanes |= 1u << i;
