@@ -18,7 +18,7 @@ from edge_retina.runtime.worker import FRAMES, OUTPUTS, Plan
 __all__ = ["load_plan", "logger"]
 
 _log = logging.getLogger("edge_retina.tensorrt")
-# What the plugin calls itself: name, version, namespace; plugins/anchor_decode/README.md.
+# What a lowered model calls: the plugin's name, version and namespace, as lowering.py writes them.
 _PLUGIN = ("AnchorDecode", "1", "edge_retina")
 # Messages kept for the text of an error; TensorRT says the cause first and its consequences after.
 _KEPT = 6
@@ -84,7 +84,7 @@ def _load_plugin(trt: ModuleType, library: Path) -> None:
     if registry.load_library(str(library)) is None and registry.get_creator(*_PLUGIN) is None:
         raise RuntimeFailure(
             f"TensorRT {trt.__version__} cannot load the plugin {library}: {logger(trt).told() or 'no reason given'}; "
-            "compile it for this TensorRT and this machine (plugins/anchor_decode/README.md)"
+            "compile it for this TensorRT and this GPU: edge-retina plugin build --force"
         )
 
 
