@@ -3,13 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench zoo clean
+.PHONY: demo test test-gpu lint bench zoo clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/edge-retina demo
 
 test: lint
 	$(BIN)/pytest
+
+# On a machine with an NVIDIA GPU, TensorRT and CUDA; prints a table. Sees the system's packages, where JetPack has them.
+test-gpu:
+	$(PYTHON) -m venv --system-site-packages $(VENV)-gpu
+	$(VENV)-gpu/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' pycuda
+	$(VENV)-gpu/bin/pytest -m gpu -s tests/test_gpu.py
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

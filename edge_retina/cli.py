@@ -23,6 +23,7 @@ from edge_retina.commands.calib import calib_command
 from edge_retina.commands.eval import eval_command
 from edge_retina.commands.options import blanks, read_spec
 from edge_retina.commands.plans import plans_command
+from edge_retina.commands.plugin import plugin_command
 from edge_retina.commands.report import report_command
 from edge_retina.commands.runtime import Chosen, runtime_options
 from edge_retina.commands.sensitivity import sensitivity_command
@@ -70,6 +71,7 @@ cli.add_command(calib_command)
 cli.add_command(sensitivity_command)
 cli.add_command(report_command)
 cli.add_command(plans_command)
+cli.add_command(plugin_command)
 cli.add_command(sign_command)
 cli.add_command(demo_command)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from edge_retina.errors import UsageError
 from edge_retina.plans import Plan, PlanKey, building, list_plans, read_plan, write_plan
 from edge_retina.profile import Profile
 
@@ -115,7 +116,12 @@ def _serves(other: PlanKey, key: PlanKey, profile: Profile) -> bool:
     """Whether a plan of another key runs where one of `key` would, and takes the frames of `profile`."""
     runs_here = set(key.compute_capability.split(",")) <= set(other.compute_capability.split(","))
     alike = replace(key, compute_capability=other.compute_capability, profile=other.profile, options=other.options)
-    return runs_here and alike == other and Profile.from_text(other.profile).covers(profile)
+    if not runs_here or alike != other:
+        return False
+    try:
+        return Profile.from_text(other.profile).covers(profile)
+    except UsageError:  # another version of edge-retina may write profiles otherwise
+        return False
 
 
 def prepare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,34 +160,32 @@ def compile_at(
     from edge_retina.engine import prepare
     from edge_retina.plans import write_bare
 
-    wanted = _wanted(bundle, place, planned)
+    wanted = _wanted(bundle, place, planned, on_note)
     plan = prepare(bundle, place, wanted, on_stage=on_stage, on_step=on_step, on_note=on_note)
     if planned.plan is not None:
         write_bare(planned.plan, plan)
     return plan
 
 
-def _wanted(bundle: Bundle, place: Place, planned: Planned) -> Wanted:
+def _wanted(bundle: Bundle, place: Place, planned: Planned, on_note: Callable[[str], None]) -> Wanted:
+    from edge_retina.engine import Wanted
     from edge_retina.profile import Profile
-    from edge_retina.runtime import Gpu
-    from edge_retina.runtime.choose import wanted_plan
+    from edge_retina.runtime.choose import plugin_for
 
-    basis = wanted_plan(bundle, place, Gpu(batch=planned.batch))
     size = bundle.manifest.frame_size
     if size is not None and (planned.usual_frame or planned.largest_frame):
         raise UsageError(f"frames of {size[1]}x{size[0]} only: leave out --usual-frame and --largest-frame")
     frames = {"usual": planned.usual_frame, "most": planned.largest_frame}
     known = {name: value for name, value in frames.items() if value is not None}
     batch = min(planned.batch, bundle.manifest.batch_max or planned.batch)
-    return replace(
-        basis,
+    return Wanted(
         profile=Profile.for_frames(size, batch, **known),
         workspace=None if planned.workspace is None else planned.workspace * _MIB,
         optimization_level=planned.optimization_level,
         version_compatible=planned.version_compatible,
         hardware_compatible=planned.hardware_compatible,
         refit=planned.refit,
-        plugin=basis.plugin if planned.plugin else None,
+        plugin=plugin_for(place, on_note) if planned.plugin else None,
     )
 
 

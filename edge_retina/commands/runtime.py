@@ -27,6 +27,7 @@ _OPTIONS = (
     ),
     click.option("--plan", type=click.Path(path_type=Path), help="Run this plan, in place of a cached one."),
     click.option("--trust", type=click.Path(path_type=Path), help="Public key; bundle and plan must be signed by it."),
+    click.option("--plugin/--no-plugin", default=True, help="Decode in the CUDA plugin, where it is built."),
     click.option("--allow-host-code", is_flag=True, help="Run a version-compatible plan: it holds code for the CPU."),
 )
 
@@ -38,6 +39,7 @@ class Chosen:
     target: str = "auto"
     plan: Path | None = None
     trust: Path | None = None
+    plugin: bool = True
     allow_host_code: bool = False
 
     def open(self, path: Path, *, threads: int | None, parallel: int) -> Detector:
@@ -53,6 +55,7 @@ class Chosen:
                 plan=self.plan,
                 trusted=self.trust,
                 allow_host_code=self.allow_host_code,
+                plugin=self.plugin,
                 on_stage=on_stage,
                 on_step=on_step,
                 on_note=on_note,

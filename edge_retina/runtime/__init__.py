@@ -71,9 +71,9 @@ class Gpu:
     """How a plan is chosen and run where there is a GPU; the defaults suit most.
 
     batch: most frames in one run. largest: (H, W) of the largest frame; None: 2160x3840. plan: a file to run in place
-    of a cached plan. trusted: the public key that must have signed it. allow_host_code: run a plan that holds code for
-    the CPU, as version-compatible ones do. on_stage, on_step, on_note: told how far a plan's compilation is, which
-    target was taken, and why.
+    of a cached plan. trusted: the public key that must have signed it, and the bundle. allow_host_code: run a plan
+    that holds code for the CPU, as version-compatible ones do. plugin: False decodes in TensorRT's own layers.
+    on_stage, on_step, on_note: told how far a plan's compilation is, which target was taken, and why.
     """
 
     batch: int = 1
@@ -81,6 +81,7 @@ class Gpu:
     plan: Path | None = None
     trusted: Path | None = None
     allow_host_code: bool = False
+    plugin: bool = True
     on_stage: Callable[[str], None] = field(default=lambda _: None, repr=False)
     on_step: Callable[[int, int], None] = field(default=lambda *_: None, repr=False)
     on_note: Callable[[str], None] = field(default=lambda _: None, repr=False)

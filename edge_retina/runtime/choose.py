@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from edge_retina.errors import EdgeRetinaError, MissingPackage, RuntimeFailure, UsageError
+from edge_retina.errors import EdgeRetinaError, MissingPackage, OutputError, RuntimeFailure, UsageError
 from edge_retina.runtime import Gpu, Runtime
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from edge_retina.plans import Plan
     from edge_retina.runtime.cuda import Device
 
-__all__ = ["choose", "gpu_place", "load_module", "plugin_for", "wanted_plan"]
+__all__ = ["choose", "gpu_place", "load_module", "plugin_for"]
 
 _INSTALL = {
     "tensorrt": "pip install 'edge-retina[tensorrt]', on a Jetson apt install python3-libnvinfer",
@@ -107,8 +108,8 @@ def _plan(bundle: Bundle, place: Place, gpu: Gpu) -> tuple[Plan, Path | None]:
         from edge_retina.plans import read_bare
 
         plan = read_bare(gpu.plan, bundle=bundle.digest, trusted=gpu.trusted)
-        return plan, plugin_for(place) if plan.key.plugin else None
-    wanted = wanted_plan(bundle, place, gpu)
+        return plan, plugin_for(place, gpu.on_note) if plan.key.plugin else None
+    wanted = _wanted(bundle, place, gpu)
     found = find_plan(bundle, place, wanted, host_code=gpu.allow_host_code, on_note=gpu.on_note)
     if found is not None:
         return found, wanted.plugin
@@ -118,17 +119,36 @@ def _plan(bundle: Bundle, place: Place, gpu: Gpu) -> tuple[Plan, Path | None]:
     return plan, wanted.plugin
 
 
-def wanted_plan(bundle: Bundle, place: Place, gpu: Gpu) -> Wanted:
-    """What is compiled, and looked for, where nothing more is said."""
+def _wanted(bundle: Bundle, place: Place, gpu: Gpu) -> Wanted:
     from edge_retina.engine import Wanted
     from edge_retina.profile import Profile
 
     size = bundle.manifest.frame_size
     most = {"most": gpu.largest} if gpu.largest is not None and size is None else {}
     batch = min(gpu.batch, bundle.manifest.batch_max or gpu.batch)
-    return Wanted(Profile.for_frames(size, batch, **most), plugin=plugin_for(place))
+    return Wanted(
+        Profile.for_frames(size, batch, **most), plugin=plugin_for(place, gpu.on_note) if gpu.plugin else None
+    )
 
 
-def plugin_for(place: Place) -> Path | None:
-    """The plugin's library for a place; None where the body of standard operators is to run."""
-    return None
+def plugin_for(place: Place, on_note: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The plugin's library for a place, built where it can be; None where TensorRT's own layers are to do its work.
+
+    on_note is told why there is none. Raises UsageError for an $EDGE_RETINA_PLUGIN that is no file.
+    """
+    if place.target != "tensorrt":
+        return None
+    from edge_retina.plugin import build_library, find_library, missing
+
+    version = place.trt.__version__
+    if (found := find_library(version, place.compute_capability)) is not None:
+        return found
+    if absent := missing(version):
+        reason = ", ".join(f"{what} ({package})" for what, package in absent)
+        on_note(f"decoding in TensorRT's own layers, not in the plugin, for which is missing: {reason}")
+        return None
+    try:
+        return build_library(version, place.compute_capability, on_note=on_note)
+    except (RuntimeFailure, OutputError) as exc:
+        on_note(f"decoding in TensorRT's own layers, for the plugin cannot be built: {exc}")
+        return None

@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGE_RETINA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("edge_retina.plugin.missing", lambda *_: [("nvcc", "cuda-nvcc")])
     for name in ("tensorrt", "tensorrt_rtx"):  # as if not installed
         monkeypatch.setitem(sys.modules, name, None)
     tiny_model(tmp_path / "m.onnx")

@@ -19,6 +19,7 @@ from edge_retina.plans import list_plans, read_plan, write_bare
 from edge_retina.runtime import Gpu, open_runtime
 from edge_retina.signing import make_key, sign
 
+NO_PLUGIN = "decoding in TensorRT's own layers, not in the plugin, for which is missing: nvcc (cuda-nvcc)"
 FRAME = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
 
 
@@ -32,6 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_RETINA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("edge_retina.plugin.missing", lambda *_: [("nvcc", "cuda-nvcc")])
     for name in ("tensorrt", "tensorrt_rtx"):  # as if not installed
         monkeypatch.setitem(sys.modules, name, None)
 
@@ -82,8 +84,9 @@ def test_the_cpu_by_name_asks_nobody(bundle):
 def test_tensorrt_is_taken_and_its_plan_compiled_once(bundle, gpu, monkeypatch, version):
     install(monkeypatch, version)
     compiling = f"no plan for Fake Orin and tensorrt {version} yet: compiling, once"
-    assert opened(bundle) == ("tensorrt", [compiling, "running on tensorrt"])
-    assert opened(bundle) == ("tensorrt", ["running on tensorrt"])
+    assert opened(bundle) == ("tensorrt", [NO_PLUGIN, compiling, "running on tensorrt"])
+    assert opened(bundle) == ("tensorrt", [NO_PLUGIN, "running on tensorrt"])
+    assert opened(bundle, plugin=False) == ("tensorrt", ["running on tensorrt"])
     (plan,) = list_plans()
     assert (plan.key.target, plan.key.version, plan.key.bundle) == ("tensorrt", version, bundle.digest)
     assert plan.about["model"] == "m.edge"
@@ -136,14 +139,14 @@ def test_a_corrupt_plan_is_compiled_anew_and_said(bundle, gpu, monkeypatch):
     data[-1] ^= 1
     path.write_bytes(data)
     _, notes = opened(bundle)
-    assert "not used, the plan is compiled anew" in notes[0]
-    assert notes[1].endswith("compiling, once")
+    assert "not used, the plan is compiled anew" in notes[1]
+    assert notes[2].endswith("compiling, once")
 
 
 def test_a_plan_for_larger_frames_serves_smaller_ones(bundle, gpu, monkeypatch):
     install(monkeypatch)
     opened(bundle, batch=4)
-    assert opened(bundle) == ("tensorrt", ["running on tensorrt"])
+    assert opened(bundle) == ("tensorrt", [NO_PLUGIN, "running on tensorrt"])
     opened(bundle, batch=8)
     assert len(list_plans()) == 2
 
@@ -182,5 +185,5 @@ def test_host_code_runs_only_when_it_is_asked_for_by_name(bundle, gpu, monkeypat
         opened(bundle, "tensorrt", plan=planned.plan)
     assert opened(bundle, "tensorrt", plan=planned.plan, allow_host_code=True)[0] == "tensorrt"
     # Of the cache it is passed over, and taken where it is allowed.
-    assert opened(bundle, allow_host_code=True)[1] == ["running on tensorrt"]
-    assert opened(bundle)[1][0].endswith("compiling, once")
+    assert opened(bundle, allow_host_code=True)[1] == [NO_PLUGIN, "running on tensorrt"]
+    assert opened(bundle)[1][1].endswith("compiling, once")
