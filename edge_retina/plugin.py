@@ -1,7 +1,7 @@
 """The anchor-decode plugin for TensorRT: found, or built once on the machine that runs it and kept.
 
-Built with nvcc alone, which calls g++ for the C++ files: one command that every JetPack has, whereas CMake is not on
-them and JetPack 6's cannot name the GPU. plugins/anchor_decode/CMakeLists.txt is for those who build it by themselves.
+Built with nvcc alone, which calls g++ for the C++ files: CMake would be one package more, and JetPack 6's does not know
+how to ask the GPU what it is. plugins/anchor_decode/CMakeLists.txt is for those who build it by themselves.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def build_library(
     force: bool = False,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Build the plugin for a TensorRT and a GPU, unless it is there; takes a minute on a Jetson.
+    """Build the plugin for a TensorRT and a GPU, unless it is there.
 
     version, compute_capability: such as "10.3.0", "8.7". force: build it anew. on_note: told what is done, a line each.
     Any number of processes may call it: one builds, the others wait; a library is there whole or not at all, its
