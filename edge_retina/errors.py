@@ -11,6 +11,7 @@
     │   └── BundleVersion      5   written by a newer edge-retina
     ├── OutputError            6   a result cannot be written (permission, disk full)
     ├── RuntimeFailure         7   the runtime refused the model or failed while running it
+    │   └── PlanRefused        7   TensorRT does not load a plan
     ├── MissingPackage         8   an optional package is not installed
     ├── AccuracyLost           9   a build would cost more accuracy than is allowed
     └── Mismatch              10   verify: the detections are not the trainer's own
@@ -32,6 +33,7 @@ __all__ = [
     "ModelError",
     "NotADetector",
     "OutputError",
+    "PlanRefused",
     "RuntimeFailure",
     "SpecError",
     "UsageError",
@@ -94,6 +96,10 @@ class RuntimeFailure(EdgeRetinaError):
     """The runtime refused the model, or failed while running it."""
 
     exit_code = 7
+
+
+class PlanRefused(RuntimeFailure):
+    """A plan that TensorRT does not load: of another version or GPU, damaged, or with code that is not allowed."""
 
 
 class MissingPackage(EdgeRetinaError):

@@ -21,6 +21,7 @@ EXIT_CODES = {
     "BundleCorrupt": 5,
     "BundleVersion": 5,
     "OutputError": 6,
+    "PlanRefused": 7,
     "RuntimeFailure": 7,
     "MissingPackage": 8,
     "AccuracyLost": 9,

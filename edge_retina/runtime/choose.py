@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from edge_retina.errors import EdgeRetinaError, MissingPackage, OutputError, RuntimeFailure, UsageError
+from edge_retina.errors import EdgeRetinaError, MissingPackage, OutputError, PlanRefused, RuntimeFailure, UsageError
 from edge_retina.runtime import Gpu, Runtime
 
 if TYPE_CHECKING:
@@ -65,17 +65,36 @@ def _trt(bundle: Bundle, target: str, parallel: int, gpu: Gpu) -> Runtime:
 
     device = open_device()  # first, for it costs least where there is none
     trt = load_module(target)
-    plan, library = _plan(bundle, gpu_place(target, trt, device), gpu)
+    place = gpu_place(target, trt, device)
+    plan, library = _plan(bundle, place, gpu)
+    try:
+        return _open(plan, library, device, place, parallel, gpu)
+    except PlanRefused as exc:
+        if gpu.plan is not None:
+            raise
+        # What the key does not hold, such as another build of the same TensorRT.
+        gpu.on_note(f"{plan.path}: {exc}; compiling anew")
+        plan.path.unlink(missing_ok=True)
+        plan, library = _plan(bundle, place, gpu)
+        return _open(plan, library, device, place, parallel, gpu)
+
+
+def _open(plan: Plan, library: Path | None, device: Device, place: Place, parallel: int, gpu: Gpu) -> Runtime:
+    from edge_retina.runtime.trt import TrtRuntime
+
     if plan.host_code and not gpu.allow_host_code:
         raise RuntimeFailure(
             f"{plan.path.name}: a version-compatible plan holds code that runs on the CPU, which was not allowed; if "
             "you compiled it yourself add --allow-host-code"
         )
-    from edge_retina.runtime.trt import TrtRuntime
-
-    host_code = plan.host_code
     return TrtRuntime(
-        trt, plan.data, device, name=target, parallel=parallel, plugin_library=library, allow_host_code=host_code
+        place.trt,
+        plan.data,
+        device,
+        name=place.target,
+        parallel=parallel,
+        plugin_library=library,
+        allow_host_code=plan.host_code,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_retina.errors import RuntimeFailure
+from edge_retina.errors import PlanRefused, RuntimeFailure
 from edge_retina.runtime.worker import FRAMES, OUTPUTS, Plan
 
 __all__ = ["load_plan", "logger"]
@@ -29,7 +29,7 @@ def load_plan(
 ) -> Plan:
     """Deserialise a plan, with a device current, and hold its inputs and outputs against those of design.md.
 
-    Raises RuntimeFailure: TensorRT refuses it (in TensorRT's words), or it is no plan of edge-retina's.
+    Raises PlanRefused with TensorRT's words where it does not load; RuntimeFailure for no plan of edge-retina's.
     """
     if plugin_library is not None:
         _load_plugin(trt, plugin_library)
@@ -42,7 +42,7 @@ def load_plan(
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         reason = errors.told() or log.told() or "it does not say why"
-        raise RuntimeFailure(
+        raise PlanRefused(
             f"TensorRT {trt.__version__} refuses the plan: {reason}. A plan is for one TensorRT version and one GPU "
             "model, and loads machine code only where that is allowed by name; build it again on this machine"
         )

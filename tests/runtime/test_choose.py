@@ -14,8 +14,8 @@ from fakes import fake_cuda, fake_tensorrt
 from models import tiny_model
 
 from edge_retina import Bundle, Detector, build
-from edge_retina.errors import BundleCorrupt, MissingPackage, RuntimeFailure, UsageError
-from edge_retina.plans import list_plans, read_plan, write_bare
+from edge_retina.errors import BundleCorrupt, MissingPackage, PlanRefused, RuntimeFailure, UsageError
+from edge_retina.plans import Plan, list_plans, read_plan, write_bare, write_plan
 from edge_retina.runtime import Gpu, open_runtime
 from edge_retina.signing import make_key, sign
 
@@ -141,6 +141,21 @@ def test_a_corrupt_plan_is_compiled_anew_and_said(bundle, gpu, monkeypatch):
     _, notes = opened(bundle)
     assert "not used, the plan is compiled anew" in notes[1]
     assert notes[2].endswith("compiling, once")
+
+
+def test_a_plan_that_tensorrt_refuses_is_compiled_anew_and_said(bundle, gpu, monkeypatch):
+    install(monkeypatch)
+    opened(bundle)
+    (known,) = list_plans()
+    write_plan(known.key, b"of another build", host_code=False, about={})
+    name, notes = opened(bundle)
+    assert name == "tensorrt"
+    assert re.search(r"\.plan: TensorRT 10\.3\.0 refuses the plan: .*; compiling anew$", notes[1])
+    (again,) = list_plans()
+    assert again.about["precision"] == "fp32"
+    write_bare(again.path.with_name("out.plan"), Plan(again.key, b"damaged", False, {}, again.path))
+    with pytest.raises(PlanRefused):  # a file that was named is not the cache's to replace
+        opened(bundle, "tensorrt", plan=again.path.with_name("out.plan"))
 
 
 def test_a_plan_for_larger_frames_serves_smaller_ones(bundle, gpu, monkeypatch):
