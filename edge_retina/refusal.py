@@ -32,6 +32,11 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "build with a --spec that has a smaller top_k, or use --target ort",
     ),
     (
+        r"turing.*gemm is not supported",
+        "TensorRT-RTX multiplies no float32 matrices on Turing (SM75), and NMS does",
+        "leave SM75 out",
+    ),
+    (
         r"has type int32 but must have|dequantizelinear.*int32",
         "a bias is quantized to int32, and TensorRT takes biases in float only",
         "export the float model and let --int8 quantize it, or quantize with QuantizeBias=False",

@@ -129,6 +129,12 @@ def test_more_than_one_error():
             ModelError,
             r"no kernel for NonMaxSuppression \(Error Code 2: Internal .*nms_0 has no runners that implement it\)",
         ),
+        (
+            ["Error Code 1: Myelin ([pass.cpp:337: check_turing_op_compatibility] Cannot compile operation "
+             "'$$myelin$$(Unnamed Loop* 0)^nms/round/MatMul_0' for Turing (SM75): FP32 GEMM is not supported.)"],
+            ModelError,
+            "multiplies no float32 matrices on Turing .*; leave SM75 out",
+        ),
         (["ITopKLayer pick: K exceeds the maximum value allowed (3840)."], ModelError, "a smaller top_k"),
         (
             ["Error Code 1: Cuda Runtime (out of memory)"],
