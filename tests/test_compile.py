@@ -356,6 +356,12 @@ def test_a_plan_that_cannot_be_loaded_is_an_error(tensorrt):
         compiled(tensorrt)
 
 
+def test_the_builder_is_gone_before_the_plan_is_loaded(tensorrt):
+    """On a Jetson its memory is the engine's."""
+    compiled(tensorrt, timing_cache=b"CACHE ")
+    assert tensorrt.fake.calls == ["build_serialized_network", "deserialize_cuda_engine beside 0 builders"]
+
+
 def test_the_fake_is_strict(one):
     """What compile_plan must not do, so that it is known to be noticed."""
     model, _ = lowered()

@@ -65,6 +65,7 @@ class Machine:
     fused: bool = False
     loads: bool = True
     at_step: Callable[[int], None] = lambda _: None
+    builders: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     calls: list[str] = field(default_factory=list)
     configs: list[dict[str, Any]] = field(default_factory=list)
 
@@ -453,6 +454,7 @@ def names(version: str, rtx: bool, registry: IPluginRegistry | None = None) -> d
                 logger.log(Severity.ERROR, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger = logger
+            machine.builders.add(self)
 
         def create_network(self, flags: int = 0) -> INetworkDefinition:
             if type(flags) is not int:
@@ -600,7 +602,7 @@ def module(version: str = "10.3.0", rtx: bool = False) -> ModuleType:
             self.engine_host_code_allowed = False
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
-            trt.fake.calls.append("deserialize_cuda_engine")
+            trt.fake.calls.append(f"deserialize_cuda_engine beside {len(trt.fake.builders)} builders")
             header = json.loads(serialized_engine[len(MAGIC) :].partition(b"\n")[0])
             if not trt.fake.loads or (header["host_code"] and not self.engine_host_code_allowed):
                 self._logger.log(Severity.ERROR, "deserializeCudaEngine: CUDA out of memory")
