@@ -118,8 +118,11 @@ void mutate(Collection& all) {
       field.length = static_cast<int32_t>(size / sizeOf(field.type));
       break;
     }
-    case 2:  // shorter
-      if (field.length > 0) field.length = static_cast<int32_t>(pick(static_cast<uint64_t>(field.length) + 1));
+    case 2:  // shorter, often by one value, and no memory behind it
+      if (field.length > 0) {
+        field.length = chance(2) ? field.length - 1 : static_cast<int32_t>(pick(static_cast<uint64_t>(field.length)));
+        field.data.resize(static_cast<size_t>(field.length) * sizeOf(field.type));
+      }
       break;
     case 3:  // bits
       for (uint64_t n = 1 + pick(8); n > 0 && !field.data.empty(); --n) {
