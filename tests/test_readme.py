@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rtx
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -22,16 +25,18 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder like a clone after `make demo`, with a user's own files in it."""
     folder = tmp_path_factory.mktemp("clone")
+    os.environ["EDGE_RETINA_CACHE"] = str(folder / "cache")
     (folder / "samples").symlink_to(ROOT / "samples")
     shutil.copy(DIGITS / "digits.onnx", folder / "model.onnx")
     shutil.copy(DIGITS / "pan.mp4", folder / "video.mp4")
     _few_pictures(folder)
     (folder / "demo-out").mkdir()
     run(folder, ["edge-retina", "build", "model.onnx", "-o", "demo-out/digits.edge"])
-    return folder
+    yield folder
+    del os.environ["EDGE_RETINA_CACHE"]
 
 
 def _few_pictures(folder: Path) -> None:
@@ -95,11 +100,13 @@ def test_commands_run(clone, command):
         assert "camera" in done.stderr
         assert "Traceback" not in done.stderr
         return
+    if "tensorrt_rtx" in words:
+        rtx.interpreter()
     run(clone, words)
 
 
 def test_every_command_of_the_readme_was_seen():
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 16
     assert len(blocks("python")) == 2
 
 
