@@ -133,7 +133,8 @@ def _compile(nvcc: Path, headers: Headers, architecture: str, log: Path) -> byte
     with tempfile.TemporaryDirectory(prefix="edge-retina-") as name:
         out = Path(name) / LIBRARY
         command = [str(nvcc), *_FLAGS, f"-gencode=arch=compute_{architecture},code=sm_{architecture}"]
-        command += ["-isystem", str(headers.folder), "-o", str(out)]
+        # Not -isystem, which puts /usr/include before the headers of C++ that include it.
+        command += [f"-I{headers.folder}", "-o", str(out)]
         command += [str(path) for path in _files() if path.suffix in (".cu", ".cpp")]
         try:
             # nvcc asks for g++ by PATH; messages in English, so that the errors among them are known.

@@ -64,7 +64,7 @@ def test_a_build_is_kept_and_found(machine: Machine, tmp_path: Path) -> None:
     assert (path.parent / "build.log").read_text().endswith("exit code 0\n")
     (call,) = machine.calls
     assert "-gencode=arch=compute_87,code=sm_87" in call
-    assert f"-isystem {machine.root / 'include'}" in call
+    assert f"-I{machine.root / 'include'} " in call
     for source in ("anchor_decode.cu", "anchor_decode_fields.cpp", "anchor_decode_plugin.cpp"):
         assert f"/{source}" in call
     assert build_library(VERSION, GPU) == path

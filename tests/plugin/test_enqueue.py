@@ -31,12 +31,18 @@ def aligned(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 
 
 def run(
-    plugin: Plugin, spec: DetectorSpec, logits: Arrays, deltas: Arrays, layouts: tuple[Layout, Layout], format_: int
+    plugin: Plugin,
+    spec: DetectorSpec,
+    logits: Arrays,
+    deltas: Arrays,
+    layouts: tuple[Layout, Layout],
+    format_: int,
+    frame: tuple[int, int] = (48, 80),
 ) -> list[npt.NDArray[np.generic]]:
     """The four outputs of one enqueue; layouts: of logits and deltas, as format_ has them."""
     batch, kind = len(logits[0]), "float16" if layouts[0].element == "half" else "float32"
     laid = [aligned(layout.lay(v)) for layout, group in zip(layouts, (logits, deltas), strict=True) for v in group]
-    laid.append(aligned(np.array(fit_frame(spec, 48, 80).vector(), np.float32)))
+    laid.append(aligned(np.array(fit_frame(spec, *frame).vector(), np.float32)))
     inputs, outputs = heads(spec, batch, kind, format_), results(spec, batch)
     into = [aligned(np.full(t.shape, 77, dtype)) for t, dtype in zip(outputs, OUTPUTS, strict=True)]
     assert plugin.configure(inputs, outputs, batch) == 0
