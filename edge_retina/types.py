@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,12 @@ I32 = npt.NDArray[np.int32]
 U8 = npt.NDArray[np.uint8]
 
 # The arrays of Detections: name, type, shape of a row.
-_ARRAYS = (("xyxy", np.float32, (4,)), ("scores", np.float32, ()), ("labels", np.int32, ()))
+_ARRAYS = (
+    ("xyxy", np.float32, (4,)),
+    ("scores", np.float32, ()),
+    ("labels", np.int32, ()),
+    ("track_ids", np.int32, ()),
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +37,8 @@ class Frame:
     timestamp_ns: for live sources the monotonic clock at capture, for files the position in the file.
     source: the URI it came from, passwords removed. name: file name of a still image, else "".
     live: True for a camera or network stream. path: the still image or video file it was read from, else "".
+    camera: in a run with several sources the name of this one. stale: its camera has given no newer frame since, and
+    longer than a camera should take.
     """
 
     image: U8
@@ -39,16 +48,28 @@ class Frame:
     name: str = ""
     live: bool = False
     path: str = ""
+    camera: str = ""
+    stale: bool = False
+
+    def age_ms(self, now_ns: int | None = None) -> float | None:
+        """Milliseconds from its capture to now_ns of the monotonic clock [now]; None for a frame of a file."""
+        if not self.live:
+            return None
+        return ((time.monotonic_ns() if now_ns is None else now_ns) - self.timestamp_ns) / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One row of Detections: xyxy in pixels of the source frame, score 0..1, label index and name."""
+    """One row of Detections: xyxy in pixels of the source frame, score 0..1, label index and name.
+
+    track_id: the same for one object through all frames; None where nothing tracks, -1 where this row is not tracked.
+    """
 
     xyxy: tuple[float, float, float, float]
     score: float
     label: int
     name: str
+    track_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +79,7 @@ class Detections:
     xyxy: float32 (N, 4), x1 y1 x2 y2 in pixels of the source frame, 0 <= x <= W, 0 <= y <= H.
     scores: float32 (N,), 0..1, descending. labels: int32 (N,), index into `names`.
     names: label names of the model. shape: (H, W) of the source frame.
+    track_ids: int32 (N,), the same for one object through all frames, -1 where not tracked; None where nothing tracks.
 
     >>> empty = Detections.empty((480, 640))
     >>> len(empty), list(empty)
@@ -69,11 +91,15 @@ class Detections:
     labels: I32
     names: tuple[str, ...] = field(default=(), repr=False)
     shape: tuple[int, int] = (0, 0)
+    track_ids: I32 | None = None
 
     def __post_init__(self) -> None:
         # Copies, so that a runtime may reuse its output buffers, and a caller cannot change a result.
         for attribute, dtype, tail in _ARRAYS:
-            array = np.array(getattr(self, attribute), dtype=dtype, copy=True, order="C")
+            given = getattr(self, attribute)
+            if given is None and attribute == "track_ids":
+                continue
+            array = np.array(given, dtype=dtype, copy=True, order="C")
             if array.ndim != 1 + len(tail) or array.shape[1:] != tail:
                 wanted = "(N, 4)" if tail else "(N,)"
                 raise ValueError(f"{attribute} must have shape {wanted}, found {array.shape}")
@@ -84,6 +110,8 @@ class Detections:
                 "xyxy, scores and labels must have equal length, "
                 f"found {len(self.xyxy)}, {len(self.scores)}, {len(self.labels)}"
             )
+        if self.track_ids is not None and len(self.track_ids) != len(self.labels):
+            raise ValueError(f"wanted a track id for each of {len(self.labels)} rows, found {len(self.track_ids)}")
 
     @classmethod
     def empty(cls, shape: tuple[int, int], names: Sequence[str] = ()) -> Detections:
@@ -96,14 +124,16 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detection]:
         rows = zip(self.xyxy.tolist(), self.scores.tolist(), self.labels.tolist(), strict=True)
-        for (x1, y1, x2, y2), score, label in rows:
-            yield Detection((x1, y1, x2, y2), score, label, self.name_of(label))
+        ids = itertools.repeat(None) if self.track_ids is None else self.track_ids.tolist()
+        for ((x1, y1, x2, y2), score, label), track_id in zip(rows, ids, strict=False):
+            yield Detection((x1, y1, x2, y2), score, label, self.name_of(label), track_id)
 
     def __getitem__(self, key: Any) -> Detections:
         """Rows chosen by a boolean mask, an index array, a slice or one integer (which keeps its row axis)."""
         if isinstance(key, int | np.integer):
             key = [key]
-        return Detections(self.xyxy[key], self.scores[key], self.labels[key], self.names, self.shape)
+        ids = None if self.track_ids is None else self.track_ids[key]
+        return Detections(self.xyxy[key], self.scores[key], self.labels[key], self.names, self.shape, ids)
 
     def mask(self, *, min_score: float = 0.0, names: Sequence[str] | None = None) -> Detections:
         """Rows with score >= min_score and, where given, one of the label names."""
@@ -132,13 +162,14 @@ class Detections:
         ]
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Rows for JSONL: box x1 y1 x2 y2 rounded to 1/100 pixel, score to 1e-4, label index and name."""
+        """Rows for JSONL: box x1 y1 x2 y2 to 1/100 pixel, score to 1e-4, label index and name, id where tracked."""
         return [
             {
                 "box": [round(v, 2) for v in d.xyxy],
                 "score": round(d.score, 4),
                 "label": d.label,
                 "name": d.name,
+                **({} if d.track_id is None or d.track_id < 0 else {"id": d.track_id}),
             }
             for d in self
         ]

@@ -16,7 +16,7 @@ ROOT = Path(edge_retina.__file__).parent
 # A module, or a package with all that is in it, imports from layers below its own; inside a package as it likes.
 LAYERS: tuple[set[str], ...] = (
     {"errors"},
-    {"console", "drafts", "memory", "monitor", "planfile", "profile", "project", "spec", "toolchain", "types"},
+    {"console", "drafts", "events", "memory", "monitor", "planfile", "profile", "project", "spec", "toolchain", "types"},
     {"cachefolder", "geometry"},
     {"accuracy", "boxes", "bundle", "draw", "images", "layers", "pattern", "plugin", "refusal", "weights", "window"},
     {"signing"},

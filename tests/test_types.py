@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -135,3 +137,30 @@ def test_values_are_frozen() -> None:
         with pytest.raises(AttributeError):
             setattr(value, name, 1)
     assert two() != two()  # by identity: arrays have no one truth value
+
+
+def test_age_of_a_live_frame_and_none_of_a_file() -> None:
+    image = np.zeros((1, 1, 3), np.uint8)
+    assert Frame(image, timestamp_ns=5).age_ms(10) is None
+    live = Frame(image, timestamp_ns=2_000_000, live=True)
+    assert live.age_ms(5_500_000) == 3.5
+    assert Frame(image, timestamp_ns=time.monotonic_ns(), live=True).age_ms() < 5_000  # type: ignore[operator]
+    assert (live.camera, live.stale) == ("", False)
+
+
+def test_track_ids() -> None:
+    found = two()
+    assert [d.track_id for d in found] == [None, None]
+    assert "id" not in found.to_json()[0]
+    ids = np.array([7, -1], np.int64)
+    tracked = dataclasses.replace(found, track_ids=ids)
+    ids[:] = 0
+    assert [d.track_id for d in tracked] == [7, -1]
+    assert [row.get("id") for row in tracked.to_json()] == [7, None]
+    assert tracked[1].track_ids.tolist() == [-1]
+    assert tracked.mask(min_score=0.5).track_ids.tolist() == [7]
+    with pytest.raises(ValueError, match="read-only"):
+        tracked.track_ids[0] = 1
+    with pytest.raises(ValueError, match="a track id for each of 2 rows, found 1"):
+        dataclasses.replace(found, track_ids=np.zeros(1))
+    assert dataclasses.replace(Detections.empty((1, 1)), track_ids=np.zeros(0)).to_json() == []
