@@ -19,7 +19,9 @@ bool flag(int32_t value) { return value == 0 || value == 1; }
 
 const char* checkLevel(const AnchorDecodeParams& p, const AnchorDecodeFormats& f, int i) {
   const AnchorLevel& l = p.levels[i];
-  if (!within(l.height, 1, kMaxSide) || !within(l.width, 1, kMaxSide)) return "level_shapes wants sides of 1 to 16384 cells";
+  if (!within(l.height, 1, kMaxSide) || !within(l.width, 1, kMaxSide)) {
+    return "level_shapes wants sides of 1 to 16384 cells";
+  }
   if (!within(l.strideY, 1, kMaxSide) || !within(l.strideX, 1, kMaxSide)) return "strides wants 1 to 16384 pixels";
   if (!within(l.anchorsPerCell, 1, kMaxCellAnchors)) return "anchors_per_cell wants 1 to 64";
   for (int a = 0; a < l.anchorsPerCell; ++a) {
@@ -140,7 +142,8 @@ cudaError_t launchDecode(const AnchorDecodeParams& p, View& view, dim3 grid, cud
   AnchorTable<kAnchors> anchors;
   std::memset(&anchors, 0, sizeof anchors);
   for (int i = 0; i < p.levelCount; ++i) {
-    std::memcpy(anchors.box[view.level[i].firstAnchor], p.cellAnchors[i], sizeof(float) * 4 * p.levels[i].anchorsPerCell);
+    const size_t bytes = sizeof(float) * 4 * size_t(p.levels[i].anchorsPerCell);
+    std::memcpy(anchors.box[view.level[i].firstAnchor], p.cellAnchors[i], bytes);
   }
   void* arguments[] = {&view, &anchors};
   return cudaLaunchKernel(kernels::decodePlaces<kAnchors>, grid, dim3(kernels::kDecodeThreads), arguments, 0, stream);
@@ -170,7 +173,9 @@ const char* checkAnchorDecode(const AnchorDecodeParams& p, const AnchorDecodeFor
   if (!within(p.topK, 1, kMaxTopK)) return "top_k wants 1 to 5000";
   if (!within(p.maxDetections, 1, kMaxDetections)) return "max_detections wants 1 to 5000";
   if (p.clip == Clip::kInput || p.clip == Clip::kPixels) {
-    if (!within(p.inputHeight, 1, kMaxSide) || !within(p.inputWidth, 1, kMaxSide)) return "input_size wants sides of 1 to 16384 pixels";
+    if (!within(p.inputHeight, 1, kMaxSide) || !within(p.inputWidth, 1, kMaxSide)) {
+      return "input_size wants sides of 1 to 16384 pixels";
+    }
   }
   return nullptr;
 }
@@ -197,9 +202,11 @@ cudaError_t launchAnchorDecode(const AnchorDecodeParams& p, const AnchorDecodeFo
   const unsigned images = unsigned(batch);
 
   const ViewKernel scan = scanFor(p.classChoice, f.logits[0].element);
-  cudaError_t error = cudaLaunchKernel(scan, dim3(plan.tiles, images), dim3(kernels::kScanThreads), arguments, buffer, stream);
+  const dim3 scanGrid(plan.tiles, images), selectGrid(p.levelCount, images);
+  cudaError_t error = cudaLaunchKernel(scan, scanGrid, dim3(kernels::kScanThreads), arguments, buffer, stream);
   if (error != cudaSuccess) return error;
-  error = cudaLaunchKernel(kernels::selectLevel, dim3(p.levelCount, images), dim3(kernels::kSelectThreads), arguments, buffer, stream);
+  const dim3 selectBlock(kernels::kSelectThreads);
+  error = cudaLaunchKernel(kernels::selectLevel, selectGrid, selectBlock, arguments, buffer, stream);
   if (error != cudaSuccess) return error;
   const dim3 decodeGrid((plan.places + kernels::kDecodeThreads - 1) / kernels::kDecodeThreads, images);
   error = anchorsOf(p) <= kernels::kFewAnchors ? launchDecode<kernels::kFewAnchors>(p, view, decodeGrid, stream)

@@ -32,7 +32,9 @@ template <>
 struct Reader<Element::kInt8> {
   using Type = signed char;
   using Bits = unsigned char;
-  __device__ static float value(Bits bits, float scale) { return __fmul_rn(scale, float(static_cast<signed char>(bits))); }
+  __device__ static float value(Bits bits, float scale) {
+    return __fmul_rn(scale, float(static_cast<signed char>(bits)));
+  }
 };
 
 template <Element kElement>

@@ -41,7 +41,7 @@ __device__ inline void leaveTile(const View& view, const Top& top, int image, in
 
 // Every class of an anchor stands for itself. Grid: tiles, batch.
 template <Element kElement>
-__global__ void __launch_bounds__(kScanThreads) scanEvery(const __grid_constant__ View view) {
+__global__ void __launch_bounds__(kScanThreads, kScanBlocks) scanEvery(const __grid_constant__ View view) {
   using Bits = typename Reader<kElement>::Bits;
   constexpr unsigned kVector = 16 / sizeof(Bits), kVectors = kScanValues / kVector;
   __shared__ TopState state;
@@ -90,7 +90,7 @@ __global__ void __launch_bounds__(kScanThreads) scanEvery(const __grid_constant_
 // An anchor stands for its best class, the first of equals; none where one is NaN, as np.argmax has it. Grid: tiles,
 // batch.
 template <Element kElement>
-__global__ void __launch_bounds__(kScanThreads) scanBest(const __grid_constant__ View view) {
+__global__ void __launch_bounds__(kScanThreads, kScanBlocks) scanBest(const __grid_constant__ View view) {
   __shared__ TopState state;
   const Top top{state, dynamicShared<Key>(), view.bufferKeys, view.topK};
   const int image = blockIdx.y, tile = blockIdx.x;

@@ -14,16 +14,17 @@ __global__ void __launch_bounds__(kSelectThreads) selectLevel(const __grid_const
   const Top top{state, dynamicShared<Key>(), view.bufferKeys, view.topK};
   const int image = blockIdx.y;
   const LevelView& level = view.level[blockIdx.x];
-  const int tiles = (int(blockIdx.x) + 1 < view.levels ? view.level[blockIdx.x + 1].firstTile : view.tiles) - level.firstTile;
+  const int next = int(blockIdx.x) + 1;
+  const int tiles = (next < view.levels ? view.level[next].firstTile : view.tiles) - level.firstTile;
   const long long firstTile = static_cast<long long>(image) * view.tiles + level.firstTile;
   startTop(top, -INFINITY);
 
   // As many tiles at a time as there are threads, their keys as if they lay in one row.
   for (int group = 0; group < tiles; group += kSelectThreads) {
     const int tile = group + threadIdx.x;
+    const int ofTile = tile < tiles ? view.tileCounts[firstTile + tile] : 0;
     int total;
-    const int before = sumBeforeInBlock<kSelectThreads>(tile < tiles ? view.tileCounts[firstTile + tile] : 0, sums, total);
-    starts[threadIdx.x] = before;
+    starts[threadIdx.x] = sumBeforeInBlock<kSelectThreads>(ofTile, sums, total);
     __syncthreads();
     for (int at = 0; at < total; at += kSelectThreads * kSelectValues) {
       Key key[kSelectValues];
@@ -45,7 +46,6 @@ __global__ void __launch_bounds__(kSelectThreads) selectLevel(const __grid_const
       }
       offer<kSelectThreads>(top, pending, [&](int j) { return pick(key, j); });
     }
-    __syncthreads();
   }
 
   const int n = endTop<kSelectThreads>(top);

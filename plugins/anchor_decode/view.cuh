@@ -15,6 +15,7 @@ namespace kernels {
 using Key = unsigned long long;
 
 constexpr int kScanThreads = 256;
+constexpr int kScanBlocks = 4;      // of a multiprocessor at least; leaves a thread 64 registers
 constexpr int kSelectThreads = 512;
 constexpr int kDecodeThreads = 128;
 constexpr int kSuppressThreads = 512;

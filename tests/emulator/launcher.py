@@ -69,9 +69,10 @@ class Outputs(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Layout:
-    """How head tensors lie in memory. element: one of ELEMENTS. pack: channels side by side, 1 for NCHW, 0 for HWC8.
+    """How head tensors lie in memory.
 
-    scale: of int8. shift: bytes that the first element lies past a 16-byte boundary.
+    element: one of ELEMENTS. pack: channels side by side; 1 is NCHW, 0 is kHWC8 (all, rounded up to 8), -1 is kHWC
+    (all). scale: of int8. shift: bytes that the first element lies past a 16-byte boundary.
     """
 
     element: str = "float"
@@ -87,7 +88,7 @@ class Layout:
             return head.astype(ELEMENTS[self.element][1]).astype(np.float32)
 
     def pack_of(self, channels: int) -> int:
-        return self.pack or -(-channels // 8) * 8
+        return {0: -(-channels // 8) * 8, -1: channels}.get(self.pack, self.pack)
 
     def lay(self, head: npt.NDArray[np.floating]) -> npt.NDArray[np.generic]:
         """(B, C, H, W) as (B, ceil(C / pack), H, W, pack), what pads being the best logits there are."""
@@ -122,6 +123,7 @@ class Run:
     """What one launch gave: outputs as design.md has them, and what the emulator counted.
 
     loads: for each level, how often each logit was read, laid out as the logits were. used: bytes of workspace written.
+    arguments: bytes, of the kernel with most.
     """
 
     boxes: npt.NDArray[np.float32]
@@ -130,6 +132,7 @@ class Run:
     count: npt.NDArray[np.int32]
     loads: list[npt.NDArray[np.uint32]]
     launches: int
+    arguments: int
     workspace: int
     used: int
 
@@ -185,6 +188,7 @@ class Emulator:
             ("loads", None, [ctypes.c_int, _p]),
             ("unwatch", None, []),
             ("launches", ctypes.c_size_t, []),
+            ("largest_arguments", ctypes.c_size_t, [ctypes.c_size_t]),
         ):
             function = getattr(self.library, f"emulator_{name}")
             function.restype, function.argtypes = result, arguments
@@ -262,7 +266,7 @@ class Emulator:
             self._loads(level, counts.ctypes.data)
             loads.append(counts)
         self._unwatch()
-        return Run(*results, loads, self._launches() - before, size, used)
+        return Run(*results, loads, self._launches() - before, self._largest_arguments(before), size, used)
 
     def _watched(self, array: npt.NDArray[np.generic]) -> int:
         return self._watch(array.ctypes.data, array.nbytes, array.itemsize)

@@ -38,4 +38,11 @@ void emulator_unwatch() { emulator::unwatchAll(); }
 
 size_t emulator_launches() { return emulator::launches().size(); }
 
+// Bytes of arguments, of the kernel with most among the launches from `first` on.
+size_t emulator_largest_arguments(size_t first) {
+  size_t most = 0;
+  for (size_t i = first; i < emulator::launches().size(); i++) most = std::max(most, emulator::launches()[i].arguments);
+  return most;
+}
+
 }  // extern "C"

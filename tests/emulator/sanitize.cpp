@@ -31,7 +31,7 @@ AnchorDecodeParams basic() {
   for (float& weight : p.deltaWeights) weight = 1.f;
   p.maxLogScale = 4.f;
   p.scoreThreshold = 0.05f;
-  p.nmsIou = 0.5f;
+  p.nmsIou = 0.3f;
   p.topK = 20;
   p.maxDetections = 30;
   p.classAware = 1;
@@ -76,7 +76,8 @@ void run(const AnchorDecodeParams& p, Element element, int pack, int batch, uint
   const AnchorDecodeOutputs out = {reinterpret_cast<float*>(boxes.get()), scores.get(), labels.get(), count.get()};
   if (launchAnchorDecode(p, f, batch, in, out, aligned, nullptr) != cudaSuccess) std::abort();
   for (size_t i = 0; i < rows; ++i) {
-    digest = (digest ^ uint64_t(labels[i] + 2) ^ (uint64_t(emulator::bits<uint32_t>(scores[i])) << 8)) * 1099511628211ull;
+    const uint64_t row = uint64_t(labels[i] + 2) ^ (uint64_t(emulator::bits<uint32_t>(scores[i])) << 8);
+    digest = (digest ^ row) * 1099511628211ull;
   }
   for (int i = 0; i < batch; ++i) std::printf("%d ", count[i]);
 }
@@ -96,7 +97,7 @@ int main() {
   p.topK = 1100;
   p.topKScope = TopKScope::kAll;
   p.boxCoding = BoxCoding::kCorner;
-  p.nmsIou = 1.f;
+  p.nmsIou = 0.3f;
   p.maxDetections = 1000;
   run(p, Element::kInt8, 32, 1, digest);
   std::printf("digest %llx\n", static_cast<unsigned long long>(digest));

@@ -19,6 +19,7 @@ from edge_retina.spec import DetectorSpec, cell_anchors
 
 STRIDES = (8, 16, 32, 64, 128)
 LAUNCHES, WORKSPACE = 4, 10 << 20
+PLAIN = Geometry((64, 64), (64, 64), (0, 0))
 
 
 def full_size(height: int, width: int, **values: Any) -> DetectorSpec:
@@ -103,9 +104,6 @@ def test_launches_depend_on_nothing(emulator, levels, classes, batch):
     assert emulator(spec, *random_heads(spec, np.random.default_rng(0), batch), PLAIN).launches == LAUNCHES
 
 
-PLAIN = Geometry((64, 64), (64, 64), (0, 0))
-
-
 @pytest.mark.parametrize(
     "values", [{"top_k": 40}, {"class_choice": "best"}, {"top_k_scope": "all", "top_k": 25}], ids=str
 )
@@ -141,3 +139,15 @@ def test_tiles_that_grew_with_the_batch_give_the_same(emulator):
     together = emulator(spec, [np.repeat(v, 16, 0) for v in logits], [np.repeat(v, 16, 0) for v in deltas], PLAIN)
     alone = emulator(spec, logits, deltas, PLAIN)
     assert all(together.boxes[row].tobytes() == alone.boxes.tobytes() for row in range(16))
+
+
+def test_a_level_of_more_tiles_than_a_block_has_threads(emulator):
+    """532,900 anchors in tiles of 1,024: the second kernel goes through them in two groups."""
+    spec = make_spec(((730, 730),), classes=1, per_cell=1, class_choice="best", top_k=300, strides=((8, 8),))
+    logits, deltas = random_heads(spec, np.random.default_rng(9))
+    geometry = Geometry((5840, 5840), (5840, 5840), (0, 0))
+    run = emulator(spec, logits, deltas, geometry)
+    with rounded_once():
+        wanted = detect(logits, deltas, spec, geometry)
+    np.testing.assert_array_equal(run.boxes, wanted[0])
+    assert (run.loads[0] == 1).all()
