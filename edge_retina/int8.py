@@ -14,14 +14,15 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from edge_retina.bundle import read_bundle
-from edge_retina.calibrate import gather, sample_size
+from edge_retina.calibrate import look, sample_size
 from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
+from edge_retina.calibrate.probes import open_probes
 from edge_retina.calibrate.ranges import Binding, Ranges
 from edge_retina.disagreement import Reference, disagreement, references
 from edge_retina.errors import BundleError, InputError, UsageError
 from edge_retina.memory import release
 from edge_retina.quantize import Quantizer, Recipe, equalize, equalized, observed
-from edge_retina.rewrite.equalize import equalizable
+from edge_retina.rewrite.equalize import channel_factors, equalizable
 from edge_retina.rewrite.integer_conv import restore_convs
 from edge_retina.rewrite.macs import conv_macs
 from edge_retina.rewrite.placement import place, quantizable
@@ -128,10 +129,14 @@ def calibrate(
             yield frame
 
     release()
-    factors = equalize(model, counted(_some(pictures, few))) if few else {}
-    even = equalized(model, factors)
+    probes = open_probes(model, observed(model), sample_size(pictures.count))
     release()
-    statistics = gather(even, observed(even), counted(checked()), sample=sample_size(pictures.count))
+    factors = equalize(model, look(probes, counted(_some(pictures, few)))) if few else {}
+    divided = channel_factors(gs.import_onnx(model), factors)
+    release()
+    statistics = look(probes, counted(checked()), factors=divided)
+    del probes
+    release()
     # Through the file's precision, so that ranges read again give the same model.
     return Ranges.from_json(Ranges(bound, factors, statistics, tuple(looked.warnings())).to_json({}))
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from edge_retina.calibrate import TensorStatistics, gather
+from edge_retina.calibrate import TensorStatistics
 from edge_retina.calibrate.histogram import best_range
 from edge_retina.errors import ModelError, UsageError
-from edge_retina.rewrite.equalize import apply_factors, equalizable, equalizing_factors
+from edge_retina.memory import release
+from edge_retina.rewrite.equalize import apply_factors, equalizing_factors
 from edge_retina.rewrite.integer_conv import to_integer_convs
 from edge_retina.rewrite.placement import Placement, layer_name, place
 from edge_retina.rewrite.qdq import add_qdq
-from edge_retina.types import F32, U8
+from edge_retina.types import F32
 from edge_retina.weights import LEVELS, QuantizedWeight, bias_shift, half_scale, quantize_weight
 
 __all__ = ["EFFORTS", "Quantizer", "Recipe", "equalize", "equalized", "observed"]
@@ -25,8 +26,6 @@ EFFORTS = ("normal", "high")
 # Weights of convolutions whose input can be negative. Their uint8 codes lie around 128, and on processors without VNNI
 # ONNX Runtime adds two products of a code and a weight in 16 bits: 255 * (64 + 64) still fits.
 _SIGNED_LEVELS = 63
-# Values of a tensor in a frame that say enough about the mean squares of its channels.
-_ENERGY_SAMPLE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -54,11 +53,10 @@ def observed(model: onnx.ModelProto) -> set[str]:
     return set(place(gs.import_onnx(model)).groups)
 
 
-def equalize(model: onnx.ModelProto, frames: Iterable[U8]) -> dict[str, F32]:
-    """Equalisation factors from a few frames, for `equalized`; see rewrite.equalize."""
-    graph = gs.import_onnx(model)
-    between = {name for stream in equalizable(graph) for name in stream.tensors()}
-    return equalizing_factors(graph, gather(model, between, frames, sample=_ENERGY_SAMPLE)) if between else {}
+def equalize(model: onnx.ModelProto, statistics: Mapping[str, TensorStatistics]) -> dict[str, F32]:
+    """Equalisation factors for `equalized`; see rewrite.equalize. statistics: of every tensor that `observed` names."""
+    release()  # what reading them took
+    return equalizing_factors(gs.import_onnx(model), statistics)
 
 
 def equalized(model: onnx.ModelProto, factors: Mapping[str, F32]) -> onnx.ModelProto:

@@ -56,10 +56,11 @@ def quantize_weight(
     scales = half_scale(top)
     if search and flat.size:
         cost = _cost(weight, energy)
-        least = np.full(len(flat), np.inf)
+        least, room = np.full(len(flat), np.inf), np.empty_like(flat)
         for fraction in _FRACTIONS[::-1]:
             candidate = half_scale(top * fraction)
-            error = np.square(flat - _round(flat, candidate, levels) * candidate[:, None]) @ cost
+            lost = np.multiply(_round(flat, candidate, levels, room), candidate[:, None], out=room)
+            error = np.square(np.subtract(flat, lost, out=room), out=room) @ cost
             better = error < least
             scales, least = np.where(better, candidate, scales), np.where(better, error, least)
     codes = _round(flat, scales, levels).astype(np.int8).reshape(weight.shape)
@@ -82,8 +83,10 @@ def _cost(weight: F32, energy: F64 | None) -> F64:
     return np.ones(inputs * positions) if energy is None else np.repeat(energy + 1e-12, positions)
 
 
-def _round(flat: F64, scales: F32, levels: int) -> F64:
-    return np.clip(np.rint(flat / scales[:, None].astype(np.float64)), -levels, levels)
+def _round(flat: F64, scales: F32, levels: int, room: F64 | None = None) -> F64:
+    """The codes as float64, in `room` where it is given."""
+    codes = np.divide(flat, scales[:, None].astype(np.float64), out=room)
+    return np.clip(np.rint(codes, out=codes), -levels, levels, out=codes)
 
 
 def _columns(scales: F32, ndim: int) -> F32:

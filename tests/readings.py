@@ -11,4 +11,4 @@ def reading(values: np.ndarray) -> Reading:
     """Of (1, C, ...)."""
     rows = values.astype(np.float32)[0].reshape(values.shape[1], -1)
     with np.errstate(over="ignore", invalid="ignore"):
-        return Reading(rows.max(1), rows.min(1), rows.mean(1), rows)
+        return Reading(np.abs(rows).max(1), rows.mean(1), rows)

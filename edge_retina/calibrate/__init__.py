@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import MappingProxyType
 
 import onnx
 
-from edge_retina.calibrate.probes import SAMPLE, open_probes, sample_size
+from edge_retina.calibrate.probes import SAMPLE, Probes, Reading, open_probes, sample_size
 from edge_retina.calibrate.statistics import Accumulator, TensorStatistics
 from edge_retina.errors import InputError
-from edge_retina.types import U8
+from edge_retina.types import F32, U8
 
-__all__ = ["TensorStatistics", "gather", "sample_size"]
+__all__ = ["TensorStatistics", "gather", "look", "sample_size"]
+
+_AS_IT_IS: Mapping[str, F32] = MappingProxyType({})
 
 
 def gather(
@@ -29,13 +33,40 @@ def gather(
     only. on_frame is called after each. Raises InputError without frames, ModelError for NaN and for a tensor that the
     model lacks, RuntimeFailure.
     """
-    found = {name: Accumulator() for name in sorted(tensors)}
-    probes, seen = open_probes(model, found, sample), 0
-    for frame in frames:
-        for name, reading in probes.read(frame, seen).items():
-            found[name].add(name, reading)
-        seen += 1
-        on_frame()
+    return look(open_probes(model, tensors, sample), frames, on_frame=on_frame)
+
+
+def look(
+    probes: Probes,
+    frames: Iterable[U8],
+    *,
+    factors: Mapping[str, F32] = _AS_IT_IS,
+    on_frame: Callable[[], None] = lambda: None,
+) -> Mapping[str, TensorStatistics]:
+    """The same of a model with probes.
+
+    factors: tensor to powers of two, float32 (C,), by which its channels are to be divided; the statistics are then
+    bit for bit those of the equalised model.
+    """
+    found, seen = {name: Accumulator() for name in sorted(probes.wanted)}, 0
+
+    def take_in(readings: Mapping[str, Reading]) -> None:
+        for name, reading in readings.items():
+            found[name].add(name, reading.divided(factors[name]) if name in factors else reading)
+
+    # A frame is taken in while the next one runs. That runs in this thread: of what other threads have allocated, glibc
+    # gives nothing back.
+    with ThreadPoolExecutor(1) as pool:
+        last: Future[None] | None = None
+        for frame in frames:
+            readings = probes.read(frame, seen)
+            if last is not None:
+                last.result()
+            last = pool.submit(take_in, readings)
+            seen += 1
+            on_frame()
+        if last is not None:
+            last.result()
     if not seen:
         raise InputError("calibration wants pictures, found none; name them with --calib, 100 or more")
     return {name: accumulator.result() for name, accumulator in found.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ __all__ = ["BINS", "METHODS", "Histogram", "best_range"]
 BINS = 4096
 _FRACTIONS = np.linspace(0.02, 1.0, 197)
 _PERCENTILE = 99.99
+_LARGE = 2.0**100
 
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -42,8 +43,10 @@ class Histogram:
         """Count values, any shape, finite. maximum: of all magnitudes where `values` is a sample of them."""
         sizes = np.abs(values).ravel()
         self._grow(float(sizes.max(initial=0.0)) if maximum is None else maximum)
-        # In float64, which holds 1 / width of the smallest float32 as well.
-        self.counts += np.bincount((sizes * np.float64(1 / self.width)).astype(np.int64), minlength=BINS)
+        # A power of two, so float32 is exact; float64 holds that of the smallest float32 as well.
+        scale = 1 / self.width
+        scaled = sizes * (np.float32(scale) if scale < _LARGE else np.float64(scale))
+        self.counts += np.bincount(scaled.astype(np.int64), minlength=BINS)
 
     def merge(self, other: Histogram) -> Histogram:
         """A histogram of both."""
@@ -89,16 +92,23 @@ def _mse(histogram: Histogram) -> float:
     """The range with the least mean squared error of rounding and clipping together."""
     # The largest first: of equals, as where none but zeros were counted, it is the one that clips least.
     candidates = histogram.maximum * _FRACTIONS[::-1]
-    return float(candidates[int(np.argmin([squared_error(histogram, c) for c in candidates]))])
+    return float(candidates[int(np.argmin(squared_errors(histogram, candidates)))])
 
 
-def squared_error(histogram: Histogram, limit: float) -> float:
-    """Sum of squared errors of the counted values in INT8 with the range [-limit, limit]."""
+def squared_errors(histogram: Histogram, limits: Iterable[float]) -> list[float]:
+    """Sum of squared errors of the counted values in INT8 with each range [-limit, limit]."""
     used = histogram.counts > 0
-    centres, step = histogram.centres()[used], limit / LEVELS
-    codes = np.minimum(np.rint(centres / step), LEVELS)
-    # Inside a bin the values spread; it only matters where a bin is as wide as a step.
-    return float(histogram.counts[used] @ np.square(centres - codes * step))
+    centres, counts = histogram.centres()[used], histogram.counts[used].astype(np.float64)
+    errors = []
+    for limit in limits:
+        step = limit / LEVELS
+        values = np.rint(centres / step)
+        np.minimum(values, LEVELS, out=values)
+        values *= step
+        # Inside a bin the values spread; it only matters where a bin is as wide as a step.
+        values -= centres
+        errors.append(float(counts @ np.square(values, out=values)))
+    return errors
 
 
 def _entropy(histogram: Histogram) -> float:

@@ -45,7 +45,7 @@ class Accumulator:
 
     def add(self, name: str, reading: Reading) -> None:
         """Take in what a probe read in one frame. Raises ModelError for NaN and infinity, naming the tensor."""
-        peak = np.maximum(reading.high, -reading.low).astype(np.float64)
+        peak = reading.peak.astype(np.float64)
         # A maximum may pass over NaN, a mean does not; of finite values a float32 mean may still be infinite.
         if not np.isfinite(peak).all() or np.isnan(reading.mean).any():
             raise ModelError(f"{name!r} is NaN or infinite on calibration frame {self._frames}: no INT8 code for it")
@@ -54,7 +54,7 @@ class Accumulator:
         mean = reading.mean.astype(np.float64)
         if not np.isfinite(mean).all():
             mean = some.mean(1, dtype=np.float64)
-        energy = np.einsum("cn,cn->c", some, some, dtype=np.float64) / some.shape[1]
+        energy = np.square(some, dtype=np.float64).mean(1)
         if not self._sums:
             self._sums = [np.zeros_like(peak) for _ in range(3)]
         self._sums[0] += mean

@@ -14,7 +14,7 @@ from edge_retina.rewrite.groups import Groups
 from edge_retina.types import F32
 from edge_retina.weights import LEVELS
 
-__all__ = ["Stream", "apply_factors", "equalizable", "equalizing_factors"]
+__all__ = ["Stream", "apply_factors", "channel_factors", "equalizable", "equalizing_factors"]
 
 F64 = npt.NDArray[np.float64]
 
@@ -153,6 +153,14 @@ class _Reader:
         weights = np.square(steps).sum() * (self.energy / factor**2).sum() * self.weight.shape[2]
         signal = float(np.square(self.weight).sum((0, 2)) @ self.energy)
         return float(activations + weights) / signal if signal > 0 else 0.0
+
+
+def channel_factors(graph: gs.Graph, factors: Mapping[str, F32]) -> dict[str, F32]:
+    """Tensor to what its channels are divided by once the factors of streams are applied."""
+    groups, _ = _channel_groups(graph)
+    divided = {groups.root(name): factor for name, factor in factors.items()}
+    roots = {name: groups.root(name) for name in graph.tensors() if name in groups}
+    return {name: divided[root] for name, root in roots.items() if root in divided}
 
 
 def apply_factors(graph: gs.Graph, factors: Mapping[str, F32]) -> int:

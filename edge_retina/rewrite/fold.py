@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
-from onnx.reference import ReferenceEvaluator
 
 from edge_retina.rewrite.fold_conv import fold_convs
 from edge_retina.rewrite.fold_shapes import fold_shapes
@@ -155,6 +154,9 @@ def _run(graph: gs.Graph, node: gs.Node) -> list[npt.NDArray[Any]] | None:
     copy = node.copy(inputs=list(node.inputs), outputs=outputs)
     alone = gs.Graph([copy], outputs=outputs, opset=graph.opset, import_domains=graph.import_domains)
     alone.ir_version = graph.ir_version
+    # All operators in Python: 11 MB that most models need nothing of.
+    from onnx.reference import ReferenceEvaluator
+
     try:
         types = infer_types(alone)
         room = max(_LARGEST_RESULT, sum(t.values.nbytes for t in node.inputs if not t.is_empty()))

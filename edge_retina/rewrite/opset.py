@@ -14,6 +14,8 @@ __all__ = ["LEAST_OPSET", "raise_opset"]
 # The first with float16 scales in QuantizeLinear; TensorRT 10.3 reads up to 20.
 LEAST_OPSET = 19
 _PREFIX = "model/opset/"
+# What a conversion may look at, such as axes and scales, is shorter than this.
+_SMALL = 4096
 
 
 def raise_opset(graph: gs.Graph, least: int = LEAST_OPSET) -> gs.Graph:
@@ -26,7 +28,7 @@ def raise_opset(graph: gs.Graph, least: int = LEAST_OPSET) -> gs.Graph:
         return graph
     before = set(graph.tensors())
     try:
-        model = version_converter.convert_version(gs.export_onnx(graph), least)
+        model = _converted(gs.export_onnx(graph), least)
         onnx.checker.check_model(model, full_check=True)
     except Exception as exc:  # the converter raises what it likes, and the checker judges what it did
         reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:200]
@@ -43,4 +45,20 @@ def raise_opset(graph: gs.Graph, least: int = LEAST_OPSET) -> gs.Graph:
         if isinstance(tensor, gs.Variable) and id(tensor) not in ends:
             tensor.shape = None  # as cut_heads leaves them
     converted.toposort()
+    return converted
+
+
+def _converted(model: onnx.ModelProto, least: int) -> onnx.ModelProto:
+    """The model in another opset; its weights, of which the converter would hold five copies, are inputs meanwhile."""
+    heavy = [t for t in model.graph.initializer if t.ByteSize() > _SMALL]
+    light = [t for t in model.graph.initializer if t.ByteSize() <= _SMALL]
+    given = {value.name for value in model.graph.input}
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(light)
+    model.graph.input.extend(onnx.helper.make_tensor_value_info(t.name, t.data_type, list(t.dims)) for t in heavy)
+    converted = version_converter.convert_version(model, least)
+    inputs = [value for value in converted.graph.input if value.name in given]
+    del converted.graph.input[:]
+    converted.graph.input.extend(inputs)
+    converted.graph.initializer.extend(heavy)
     return converted

@@ -71,6 +71,8 @@ def open_session(
         # An arena, or a block planned ahead for all tensors, is larger than what lives at one time.
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # As the optimised graph has them, so that what is to be freed early can be arranged there.
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if threads is not None:
         options.intra_op_num_threads = threads
     if not optimize:

@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_retina.calibrate import gather
+from edge_retina.calibrate import gather, look
+from edge_retina.calibrate.probes import open_probes
 from edge_retina.errors import InputError, ModelError
 
 
@@ -97,3 +98,16 @@ def test_the_same_frames_give_the_same():
     assert first.maximum == second.maximum
     np.testing.assert_array_equal(first.histogram.counts, second.histogram.counts)
     np.testing.assert_array_equal(first.energy, second.energy)
+
+
+def test_statistics_of_divided_channels_are_those_of_the_divided_tensor():
+    frames = [np.random.default_rng(i).integers(0, 256, (40, 50, 3), np.uint8) for i in range(3)]
+    factor = np.float32([1, 0.25, 2])
+    model, probes = model_of(1 / 3), open_probes(model_of(1 / 3), {"y", "images"})
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.float32(1 / 3) / factor[:, None, None], "scale"))
+    divided, wanted = look(probes, frames, factors={"y": factor}), gather(model, {"y", "images"}, frames)
+    assert divided.keys() == wanted.keys()
+    for name, found in divided.items():
+        np.testing.assert_array_equal(found.histogram.counts, wanted[name].histogram.counts)
+        for field in ("mean", "energy", "peak", "maximum"):
+            np.testing.assert_array_equal(getattr(found, field), getattr(wanted[name], field))

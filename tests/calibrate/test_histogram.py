@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from edge_retina.calibrate.histogram import BINS, METHODS, Histogram, best_range, squared_error
+from edge_retina.calibrate.histogram import BINS, METHODS, Histogram, best_range, squared_errors
 from edge_retina.errors import UsageError
 
 RNG = np.random.default_rng(0)
@@ -152,7 +152,7 @@ def test_squared_error_by_hand():
     """Range 127, steps of 1, bins of 256 / 4096 = 1/16, whose centres are their lower edges and 1/32."""
     made = histogram([10.25, 10.25, 200.0])
     rounding, clipping = 0.25 + 1 / 32, 200 + 1 / 32 - 127
-    assert squared_error(made, 127.0) == pytest.approx(2 * rounding**2 + clipping**2)
+    assert squared_errors(made, [127.0]) == [pytest.approx(2 * rounding**2 + clipping**2)]
 
 
 def test_mse_keeps_a_uniform_tensor_and_clips_a_heavy_tail():
@@ -182,7 +182,7 @@ def test_mse_is_the_least_error_of_the_tensor_itself(shape):
 
 def test_error_grows_with_the_range_where_nothing_is_clipped():
     made = histogram(RNG.uniform(-1, 1, 50_000))
-    errors = [squared_error(made, limit) for limit in (1.0, 2.0, 4.0, 8.0)]
+    errors = squared_errors(made, (1.0, 2.0, 4.0, 8.0))
     assert errors == sorted(errors)
     # Rounding noise is step squared / 12.
     assert errors[0] == pytest.approx(50_000 * (1 / 127) ** 2 / 12, rel=0.05)

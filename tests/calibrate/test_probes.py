@@ -71,14 +71,15 @@ def tensors(model: onnx.ModelProto, wanted: list[str], picture: np.ndarray) -> d
 FEW = 1 << 13
 
 
-def assert_reads(found: Reading, values: np.ndarray) -> None:
-    """Extremes and means of all values (B, C, ...), and a sample out of them."""
+def assert_reads(found: Reading, values: np.ndarray, *, grid: bool = False) -> None:
+    """Peaks and means of all values (B, C, ...), and a sample out of them, on a grid as large as fits or exactly."""
     rows = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
-    np.testing.assert_allclose(found.high, rows.max(1), rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(found.low, rows.min(1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.peak, np.abs(rows).max(1), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found.mean, rows.mean(1, dtype=np.float64), rtol=1e-4, atol=1e-4)
     assert found.sample.shape[0] == len(rows)
-    assert found.sample.shape[1] == min(rows.shape[1], max(FEW // len(rows), 1)) or len(values) > 1
+    wanted = min(rows.shape[1], max(FEW // len(rows), 1))
+    assert 0.75 * wanted <= found.sample.shape[1] <= wanted or len(values) > 1
+    assert found.sample.shape[1] == wanted or len(values) > 1 or grid
     gap = np.abs(found.sample[:, :20, None] - rows[:, None]).min(2)
     assert gap.max() < 1e-4
 
@@ -100,7 +101,7 @@ def test_by_hand(opset):
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     found = open_probes(model_of([], opset=opset), {"images"}).read(picture, 3)["images"]
     assert found.sample.tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
-    assert (found.high.tolist(), found.low.tolist()) == ([9, 10, 11], [0, 1, 2])
+    assert found.peak.tolist() == [9, 10, 11]
     assert found.mean.tolist() == [4.5, 5.5, 6.5]
 
 
@@ -168,12 +169,52 @@ def test_more_channels_than_a_sample_has_values():
     assert (found.sample == 7).all()
 
 
-def test_an_extreme_is_seen_wherever_it_lies():
+@pytest.mark.parametrize("shape", [("batch", "height", "width", 3), (1, 200, 200, 3)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_extreme_is_seen_wherever_it_lies(shape, sign):
     picture = frame(np.ones((200, 200)))
     picture[137, 11] = 255
-    found = open_probes(wide(64), {"y"}, FEW).read(picture, 0)["y"]
-    assert (found.high == 255).all()
-    assert (found.low == 1).all()
+    model = wide(64, shape)
+    model.graph.node.append(node("Mul", "y sign", "z"))
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(sign), "sign"))
+    found = open_probes(model, {"z"}, FEW).read(picture, 0)["z"]
+    assert (found.peak == 255).all()
+
+
+def test_a_map_of_known_size_by_hand():
+    """6x7 with room for 4 places a channel: 2x2 cells of 3x3, the right ones a column wider, and in each of them the
+    same place, another one for each channel."""
+    model = wide(16, (1, 6, 7, 3))
+    picture = frame(np.arange(42).reshape(6, 7))
+    found = open_probes(model, {"y"}, 64).read(picture, 0)["y"]
+    assert found.sample.shape == (16, 4)
+    first = found.sample[:, 0]
+    assert len(set(first)) > 6
+    assert (first % 7 < 4).all()
+    assert (first < 3 * 7).all()
+    np.testing.assert_array_equal(found.sample - first[:, None], [[0, 3, 21, 24]] * 16)
+    assert (found.mean == 20.5).all()
+
+
+@pytest.mark.parametrize("side", [32, 63, 64, 65, 80, 160])
+def test_a_map_of_known_size_is_seen_to_its_edges(side):
+    probes = open_probes(wide(64, (1, side, side, 3)), {"y"}, FEW)
+    for picture in (frame(ramp := np.arange(side)[None].repeat(side, 0)), frame(ramp.T)):
+        found = probes.read(picture, 0)["y"].sample
+        assert (found.min(), found.max()) == (0, side - 1)
+        assert len(np.unique(found)) == side
+        assert found.mean() == pytest.approx((side - 1) / 2, abs=side / 50)
+
+
+def test_a_map_of_known_size_with_more_channels_than_a_sample_has_values():
+    found = open_probes(wide(70, (1, 5, 4, 3)), {"y"}, 64).read(frame(np.full((5, 4), 7)), 0)["y"]
+    assert found.sample.shape == (70, 1)
+    assert (found.sample == 7).all()
+
+
+def test_a_wide_map_of_known_size():
+    found = open_probes(wide(64, (1, 2, 300, 3)), {"y"}, FEW).read(noise(2, 300), 0)["y"]
+    assert found.sample.shape == (64, 128)
 
 
 def test_what_nobody_wants_is_not_run():
@@ -238,6 +279,11 @@ def test_convolutions_are_fused_as_they_are_without_probes(monkeypatch, tmp_path
     operators = [n.op_type for n in onnx.load(path).graph.node]
     assert "Relu" not in operators
     assert operators.count("ReduceMax") == 1
+    wanted = model_of(nodes[:2], {"weight": np.ones((16, 3, 3, 3), np.float32)}, shape=(1, 40, 40, 3))
+    open_probes(wanted, {"r"})
+    operators = [n.op_type for n in onnx.load(path).graph.node]
+    assert "Relu" not in operators
+    assert operators.count("GlobalMaxPool") == 1
 
 
 @pytest.fixture(scope="module")
@@ -256,4 +302,4 @@ def test_a_detector_with_frames_of_any_size(detector, size):
     picture = noise(*size)
     found = open_probes(detector, wanted, FEW).read(picture, 0)
     for name, values in tensors(detector, sorted(set(wanted)), picture).items():
-        assert_reads(found[name], values)
+        assert_reads(found[name], values, grid=True)

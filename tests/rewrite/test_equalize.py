@@ -13,12 +13,13 @@ import onnxruntime as ort
 import pytest
 from convnets import LINEAR, Net, frame, run
 
+from edge_retina.calibrate import gather
 from edge_retina.calibrate.histogram import Histogram
 from edge_retina.calibrate.statistics import TensorStatistics
 from edge_retina.importer import import_model, load_onnx
-from edge_retina.quantize import equalize, equalized
+from edge_retina.quantize import equalize, equalized, observed
 from edge_retina.rewrite import rewrite
-from edge_retina.rewrite.equalize import Stream, apply_factors, equalizable, equalizing_factors
+from edge_retina.rewrite.equalize import Stream, apply_factors, channel_factors, equalizable, equalizing_factors
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "fixtures"
@@ -159,6 +160,11 @@ def test_an_fpn_with_a_shared_head_is_one_stream():
     stream = next(s for s in equalizable(graph) if s.readers == ("tower/w",))
     assert {name: sorted(read) for name, read in stream.read.items()} == {"tower/w": ["inner_4", "sum"]}
     assert_nothing_changes(graph, 4)
+    factor = np.full(6, 0.5, np.float32)
+    divided = channel_factors(graph, {stream.name: factor})
+    assert sorted(divided) == ["inner_3", "inner_4", "sum", "up"]
+    assert all(values is factor for values in divided.values())
+    assert channel_factors(graph, {}) == {}
 
 
 def test_a_weight_that_reads_and_writes_the_same_stream():
@@ -328,10 +334,11 @@ def test_unbalanced_digits_are_balanced_again():
     frames = [cv2.imread(str(path)) for path in sorted((ROOT / "calib" / "digits").glob("*.jpg"))[:2]]
     apply_factors(graph, some_factors(graph))
     hard = gs.export_onnx(graph)
-    factors = equalize(hard, frames)
+    factors = equalize(hard, gather(hard, observed(hard), frames))
     assert len(factors) >= 0.8 * len(equalizable(graph))
     even = equalized(hard, factors)
     assert equalized(even, {}) is even
     for before, after in zip(detect(hard, frames[0]), detect(even, frames[0]), strict=True):
         np.testing.assert_array_equal(after, before)
-    assert equalize(even, frames) == {} or len(equalize(even, frames)) < len(factors) / 2
+    again = equalize(even, gather(even, observed(even), frames))
+    assert len(again) < len(factors) / 2

@@ -101,3 +101,23 @@ def test_what_cannot_be_converted_is_an_error_that_says_what_to_do() -> None:
     relu.op, relu.attrs = "Split", {"split": [2, 4]}
     with pytest.raises(ModelError, match=r"opset 19 or newer, found 17.*opset_version=19"):
         raise_opset(graph)
+
+
+def test_weights_stay_where_they_are():
+    """Large ones, which the converter does not get to see, as well as small ones; inputs are what they were."""
+    model = tiny_model(opset=13)[0]
+    graph = model.graph
+    stem = next(t for t in graph.initializer if t.name == graph.node[0].input[1])
+    wide = numpy_helper.to_array(stem).repeat(200, 0)
+    stem.CopyFrom(numpy_helper.from_array(wide, stem.name))
+    before = gs.import_onnx(model)
+    del before.nodes[1:]
+    before.nodes[0].inputs = before.nodes[0].inputs[:2]
+    before.outputs = [before.nodes[0].outputs[0]]
+    before.outputs[0].dtype, before.outputs[0].shape = np.dtype(np.float32), None
+    before.cleanup()
+    assert wide.nbytes > 4096
+    after = raise_opset(before)
+    assert after.opset == LEAST_OPSET
+    assert [t.name for t in after.inputs] == [t.name for t in before.inputs]
+    np.testing.assert_array_equal(after.nodes[0].inputs[1].values, wide)
