@@ -189,9 +189,8 @@ def _fit(frame: Frame, size: tuple[int, int] | None) -> Picture:
         shrinks = size[0] * size[1] < shape[0] * shape[1]
         resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
         image = np.asarray(resized, np.uint8)
-    return Picture(
-        image, frame.index, frame.timestamp_ns, frame.source, frame.name, frame.live, frame.path, original_shape=shape
-    )
+    facts = (frame.index, frame.timestamp_ns, frame.source, frame.name, frame.live, frame.path)
+    return Picture(image, *facts, original_shape=shape)
 
 
 def _stills(paths: Sequence[str], label: str, size: tuple[int, int] | None) -> Iterator[Picture]:
