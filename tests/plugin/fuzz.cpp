@@ -60,10 +60,10 @@ void addText(Collection& all, const char* name, std::vector<const char*> choices
   add(all, name, nv::PluginFieldType::kCHAR, data);
 }
 
-// A call as an exporter would write it.
-Collection valid() {
+// A call as an exporter would write it; `large`: perhaps of more levels and anchors than there can be.
+Collection call(bool large) {
   Collection all;
-  const int32_t levels = 1 + static_cast<int32_t>(pick(8));
+  const int32_t levels = 1 + static_cast<int32_t>(pick(large ? 16 : 8));
   std::vector<int32_t> strides, shapes, perCell;
   std::vector<float> anchors;
   for (int32_t l = 0; l < levels; ++l) {
@@ -71,7 +71,7 @@ Collection valid() {
       strides.push_back(8 << (l % 5));
       shapes.push_back(1 + static_cast<int32_t>(pick(12)));
     }
-    perCell.push_back(1 + static_cast<int32_t>(pick(9)));
+    perCell.push_back(1 + static_cast<int32_t>(pick(large ? 90 : 9)));
     for (int32_t a = 0; a < perCell.back(); ++a) {
       const float half = 4.f + static_cast<float>(pick(64));
       anchors.insert(anchors.end(), {-half, -half / 2, half, half / 2});
@@ -244,8 +244,8 @@ int main(int count, char** arguments) {
   long long made = 0, refused = 0;
   std::map<std::string, int> kinds;  // first words of the messages
   for (long long left = std::atoll(arguments[2]); left > 0; --left) {
-    Collection all = valid();
     const uint64_t mutations = pick(4);
+    Collection all = call(mutations > 0 && chance(4));
     for (uint64_t n = 0; n < mutations; ++n) mutate(all);
     log().text.clear();
     nv::IPluginV3* plugin = create(all, chance(2) ? nv::TensorRTPhase::kBUILD : nv::TensorRTPhase::kRUNTIME);
