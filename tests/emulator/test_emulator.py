@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 
 import numpy as np
 import pytest
-from emulator.build import HERE, SANITIZERS, compile_host
+from emulator.build import HERE, SANITIZERS, compile_host, run_host
 
 THREADS = 96
 
 
 def run(kernel: str, sanitizer: str = "none", seed: int = 0) -> subprocess.CompletedProcess[str]:
     program = compile_host(f"planted-{sanitizer}", HERE / "planted.cpp", SANITIZERS[sanitizer])
-    fixed = ["setarch", "-R"] if shutil.which("setarch") else []
-    environment = {**os.environ, "EMULATOR_SEED": str(seed)}
-    return subprocess.run(
-        [*fixed, str(program), kernel], capture_output=True, text=True, timeout=60, env=environment, check=False
-    )
+    return run_host(program, kernel, EMULATOR_SEED=str(seed))
 
 
 def numbers(done: subprocess.CompletedProcess[str]) -> np.ndarray:

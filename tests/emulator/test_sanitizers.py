@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from emulator.build import HERE, KERNELS, SANITIZERS, compile_host
+from emulator.build import HERE, KERNELS, SANITIZERS, compile_host, run_host
 
 
 def run(sanitizer: str, kernels: Path = KERNELS) -> subprocess.CompletedProcess[str]:
     program = compile_host(f"sanitize-{sanitizer}", HERE / "sanitize.cpp", SANITIZERS[sanitizer], kernels)
-    # ThreadSanitizer knows no address space that is shuffled as much as newer kernels do.
-    fixed = ["setarch", "-R"] if shutil.which("setarch") else []
-    return subprocess.run([*fixed, str(program)], capture_output=True, text=True, timeout=120, check=False)
+    return run_host(program)
 
 
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
