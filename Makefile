@@ -38,6 +38,7 @@ $(VENV)/base.stamp: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps 'tensorrt-stubs==10.13.*'  # asks for all of TensorRT
 	touch $@ $(VENV)/base.stamp
 
 clean:

@@ -54,7 +54,7 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"must have same input types|must be of same type|same data ?type|types? mismatch",
         "data of different types meet in it, and a strongly typed network converts none by itself",
-        "build with --fp32 to get on, and report it with the model",
+        "build without --fp16 and --int8 to get on, and report it with the model",
     ),
     (
         r"plugin not found|no importer registered|not found in plugin registry|unsupported_node\b|unsupported operator",
@@ -80,7 +80,9 @@ def parse_refusal(errors: Sequence[Any], logged: Iterable[str], model: bytes) ->
     are none. model: the ONNX that was parsed.
     """
     if not errors:
-        return ModelError(f"TensorRT cannot read the model: {_words(logged)}; verify it with: edge-retina check")
+        return ModelError(
+            f"TensorRT cannot read the model: {_words(logged)}; build again: edge-retina build MODEL.onnx"
+        )
     error = errors[0]
     name, operator = error.node_name(), error.node_operator()
     told = f"{operator} {error.code().name} {error.desc()}"
@@ -100,7 +102,7 @@ def build_refusal(logged: Sequence[str], *, workspace: int | None, profile: str)
         had = "all of the GPU's" if workspace is None else f"{workspace / 2**20:.0f} MiB"
         return RuntimeFailure(
             f"TensorRT ran out of GPU memory while compiling for {profile} (workspace: {had}); close what else uses "
-            f"the GPU, or build with a smaller --workspace, --batch or --most: {_words([told])}"
+            f"the GPU, or build with a smaller --workspace, --batch or --largest-frame: {_words([told])}"
         )
     if _GPU.search(told):
         return RuntimeFailure(
@@ -112,7 +114,7 @@ def build_refusal(logged: Sequence[str], *, workspace: int | None, profile: str)
     if re.search("could not find any implementation", told, re.IGNORECASE):
         return RuntimeFailure(
             f"TensorRT found no kernel for a layer: {_words([told])}; give it more memory with --workspace, or use "
-            "another --opt-level"
+            "another --optimization-level"
         )
     return RuntimeFailure(f"TensorRT gave no plan: {_words([told])}; {_OTHERWISE[1]}")
 

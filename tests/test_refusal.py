@@ -36,7 +36,8 @@ def refused(*errors: Error) -> str:
 def test_no_error_and_no_word():
     said = parse_refusal([], [], b"")
     assert isinstance(said, ModelError)
-    assert str(said) == "TensorRT cannot read the model: it does not say why; verify it with: edge-retina check"
+    why = "it does not say why; build again: edge-retina build MODEL.onnx"
+    assert str(said) == f"TensorRT cannot read the model: {why}"
     assert "bad magic" in str(parse_refusal([], ["--- Begin node ---", "bad magic"], b""))
 
 

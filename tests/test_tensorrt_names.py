@@ -148,7 +148,7 @@ def stubs() -> dict[str, set[str]]:
     try:
         files = distribution("tensorrt-stubs").files or []
     except PackageNotFoundError:
-        pytest.skip("no tensorrt-stubs; pip install -e '.[dev]'")
+        pytest.skip("no tensorrt-stubs; pip install --no-deps 'tensorrt-stubs==10.13.*'")
     path = next(file for file in files if file.name == "tensorrt.pyi").locate()
     text = Path(str(path)).read_text(encoding="utf-8")
     # What they say of arguments is not always Python: some without a default follow some with one.

@@ -97,7 +97,9 @@ def _fixpoint(
     if spec.class_aware_nms and spec.num_classes > 1:
         suppresses = emit("And", suppresses, pairwise("Equal", labels))
     alive = emit("Greater", logits, _LOWEST)
-    matrix = emit.cast(emit("And", suppresses, emit.unsqueeze(alive, 2)), np.float32)
+    # float16: only whether a sum of noughts and ones exceeds 0 is asked, and TensorRT-RTX multiplies no float32 matrices
+    # on Turing.
+    matrix = emit.cast(emit("And", suppresses, emit.unsqueeze(alive, 2)), np.float16)
     start = emit.unsqueeze(emit.cast(alive, np.float32), 1)
     body = _round(matrix, start, emit.graph.opset)
     kept = emit("Loop", np.array(spec.candidates()), np.array(True), start, body=body)
@@ -112,7 +114,7 @@ def _round(matrix: gs.Variable, alive: gs.Variable, opset: int) -> gs.Graph:
     keep = gs.Variable("nms/round/keep", np.float32)
     graph = gs.Graph(name="nms_round", inputs=[number, condition, keep], opset=opset)
     emit = Emitter(graph, "nms/round")
-    struck = emit("Greater", emit("MatMul", keep, matrix), np.float32(0))
+    struck = emit("Greater", emit("MatMul", emit.cast(keep, np.float16), matrix), np.float16(0))
     after = emit("Where", struck, np.float32(0), alive)
     difference = emit("ReduceMax", emit("Abs", emit("Sub", after, keep)), keepdims=0)
     changed = emit("Greater", difference, np.float32(0))

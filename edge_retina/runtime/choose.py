@@ -101,11 +101,14 @@ def _open(plan: Plan, library: Path | None, device: Device, place: Place, parall
 def load_module(target: str) -> ModuleType:
     """The module of a target. Raises MissingPackage; RuntimeFailure where it is there and does not load."""
     try:
-        return importlib.import_module(target)
+        module = importlib.import_module(target)
     except ModuleNotFoundError as exc:
         raise MissingPackage(f"{target} is not installed; run: {_INSTALL[target]}") from exc
     except Exception as exc:  # a library that it wants may be missing, or be another version's
         raise RuntimeFailure(f"{target} is installed and does not load: {exc}; reinstall: {_INSTALL[target]}") from exc
+    if not hasattr(module, "Builder"):  # a package of type stubs, or an empty folder of that name
+        raise MissingPackage(f"{target} is not installed, only something of its name; run: {_INSTALL[target]}")
+    return module
 
 
 def gpu_place(target: str, trt: ModuleType, device: Device) -> Place:

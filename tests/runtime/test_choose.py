@@ -118,6 +118,14 @@ def test_a_tensorrt_that_does_not_load(bundle, gpu, monkeypatch, tmp_path):
         open_runtime(bundle, "tensorrt")
 
 
+def test_a_folder_of_its_name_is_no_tensorrt(bundle, gpu, monkeypatch, tmp_path):
+    (tmp_path / "tensorrt").mkdir()
+    monkeypatch.delitem(sys.modules, "tensorrt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingPackage, match="tensorrt is not installed, only something of its name"):
+        open_runtime(bundle, "tensorrt")
+
+
 def test_asked_for_by_name_and_not_there(bundle, gpu):
     with pytest.raises(MissingPackage, match=r"tensorrt is not installed; run: pip install 'edge-retina\[tensorrt\]'"):
         open_runtime(bundle, "tensorrt")
