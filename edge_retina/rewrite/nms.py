@@ -97,8 +97,8 @@ def _fixpoint(
     if spec.class_aware_nms and spec.num_classes > 1:
         suppresses = emit("And", suppresses, pairwise("Equal", labels))
     alive = emit("Greater", logits, _LOWEST)
-    # float16: only whether a sum of noughts and ones exceeds 0 is asked, and TensorRT-RTX multiplies no float32 matrices
-    # on Turing.
+    # float16: only whether a sum of noughts and ones exceeds 0 is asked, and TensorRT-RTX multiplies no float32
+    # matrices on Turing.
     matrix = emit.cast(emit("And", suppresses, emit.unsqueeze(alive, 2)), np.float16)
     start = emit.unsqueeze(emit.cast(alive, np.float32), 1)
     body = _round(matrix, start, emit.graph.opset)
