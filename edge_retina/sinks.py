@@ -10,22 +10,19 @@ whole lines are appended (follow them with tail -F). An interrupted run keeps th
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol
 from urllib.parse import unquote
 
 import cv2
 
-from edge_retina.drafts import Draft, as_output_error
+from edge_retina.drafts import Draft
 from edge_retina.draw import draw, letterbox
 from edge_retina.errors import OutputError, UsageError
+from edge_retina.jsonl import JsonLines, Stdout
+from edge_retina.sink import Sink, StopStream, protect_source
 from edge_retina.types import U8, Detections, Frame
 from edge_retina.video import VIDEO_FOURCC, count_frames, open_video_writer, pad_to_even
 from edge_retina.window import close_window, open_window, require_display, show
@@ -33,35 +30,6 @@ from edge_retina.window import close_window, open_window, require_display, show
 __all__ = ["Sink", "StopStream", "open_sink"]
 
 _ENCODABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-
-class StopStream(Exception):
-    """The one who looks on has seen enough: window closed, q or Esc pressed, or the reader of stdout gone. No error."""
-
-
-class Sink(Protocol):
-    """Where results go. As a context manager it closes in every case, so that an interrupted run keeps its results."""
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        """Take one frame and its detections. Raises OutputError; StopStream where nobody looks on any more."""
-
-    def close(self) -> None:
-        """Finish what was written and give it its name; after a failed write, throw it away. Raises OutputError."""
-
-    def abort(self) -> None:
-        """Throw away what has no name yet. Never raises."""
-
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        else:
-            with contextlib.suppress(OutputError):  # the first error is the one to hear about
-                self.close()
 
 
 def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
@@ -75,7 +43,7 @@ def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
     text = os.fspath(uri)
     scheme, separator, location = text.partition("://")
     if text == "-":
-        return _Stdout()
+        return Stdout()
     if separator and scheme == "display":
         return _Window(f"edge-retina {location}".strip())
     path = unquote(location) if separator and scheme == "file" else text
@@ -89,59 +57,6 @@ def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
     return _Folder(target, fps) if is_folder else _FILE_SINKS[suffix](target, fps)
 
 
-class _Stdout(Sink):
-    def write(self, frame: Frame, detections: Detections) -> None:
-        try:
-            sys.stdout.write(_json_line(frame, detections))
-            sys.stdout.flush()
-        except OSError as exc:
-            # What is left in the buffer would raise once more when Python exits.
-            with contextlib.suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if isinstance(exc, BrokenPipeError):
-                raise StopStream("the reader of stdout has gone") from exc
-            raise OutputError(f"cannot write to stdout: {exc.strerror}; check disk space") from exc
-
-    def close(self) -> None: ...
-
-    def abort(self) -> None: ...
-
-
-class _JsonLines(Sink):
-    def __init__(self, path: Path, _fps: float) -> None:
-        # A device or a pipe cannot be replaced, and holds nothing worth keeping; Windows renames no open file.
-        in_place = sys.platform == "win32" or (path.exists() and not path.is_file())
-        self._draft = Draft(path, in_place=in_place)
-        self._length = 0
-        with as_output_error(path):
-            # Unbuffered: a line is in the file when write() returns.
-            self._file = open(self._draft.path, "wb", buffering=0)  # noqa: SIM115 - close() closes it
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        line = _json_line(frame, detections).encode()
-        try:
-            with as_output_error(self._draft.target):
-                if self._length == 0:
-                    _protect_source(frame, self._draft.target)
-                rest = memoryview(line)
-                while rest:
-                    rest = rest[self._file.write(rest) :]
-                self._draft.publish()
-        except BaseException:
-            with contextlib.suppress(OSError):  # of a half-written line nothing stays
-                self._file.truncate(self._length)
-                self._file.seek(self._length)
-            raise
-        self._length += len(line)
-
-    def close(self) -> None:
-        self._file.close()
-        self._draft.discard()
-
-    def abort(self) -> None:
-        self.close()
-
-
 class _Video(Sink):
     def __init__(self, path: Path, fps: float) -> None:
         self._draft = Draft(path)
@@ -153,7 +68,7 @@ class _Video(Sink):
     def write(self, frame: Frame, detections: Detections) -> None:
         image = pad_to_even(draw(frame.image, detections))
         if self._writer is None:
-            _protect_source(frame, self._draft.target)
+            protect_source(frame, self._draft.target)
             self._shape = (image.shape[0], image.shape[1])
             self._writer = open_video_writer(self._draft.path, self._shape, self._fps)
         self._writer.write(letterbox(image, self._shape))
@@ -196,7 +111,7 @@ class _Still(Sink):
                 f"{self._draft.target} holds one image, found a second frame; "
                 f"use a folder instead: {self._draft.target.with_suffix('')}/"
             )
-        _protect_source(frame, self._draft.target)
+        protect_source(frame, self._draft.target)
         self._draft.fill(_encode(self._draft.target, draw(frame.image, detections)))
 
     def close(self) -> None:
@@ -218,7 +133,7 @@ class _Folder(Sink):
 
     def write(self, frame: Frame, detections: Detections) -> None:
         target = self._path / self._name_of(frame)
-        _protect_source(frame, target)
+        protect_source(frame, target)
         data = _encode(target, draw(frame.image, detections))
         draft = Draft(target)
         try:
@@ -266,25 +181,10 @@ class _Window(Sink):
 
 
 _FILE_SINKS: dict[str, Callable[[Path, float], Sink]] = {
-    ".jsonl": _JsonLines,
+    ".jsonl": JsonLines,
     **dict.fromkeys(VIDEO_FOURCC, _Video),
     **dict.fromkeys(_ENCODABLE, _Still),
 }
-
-
-def _protect_source(frame: Frame, target: Path) -> None:
-    """Raise OutputError where writing `target` would replace the image or video that is being read."""
-    if frame.path and target.is_file() and os.path.isfile(frame.path) and os.path.samefile(frame.path, target):
-        raise OutputError(f"{target} is the source itself and would be lost; write to another folder or name")
-
-
-def _json_line(frame: Frame, detections: Detections) -> str:
-    row: dict[str, object] = {"source": frame.source, "frame": frame.index, "timestamp_ns": frame.timestamp_ns}
-    if frame.name:
-        row["name"] = frame.name
-    height, width = frame.image.shape[:2]
-    row |= {"width": width, "height": height, "detections": detections.to_json()}
-    return json.dumps(row, allow_nan=False) + "\n"
 
 
 def _encode(path: Path, image: U8) -> bytes:
