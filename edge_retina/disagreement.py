@@ -11,6 +11,7 @@ import onnx
 
 from edge_retina.boxes import anchor_boxes, decode, paired_iou, sigmoid, to_anchor_rows
 from edge_retina.check import head_names, head_session
+from edge_retina.memory import release
 from edge_retina.spec import DetectorSpec
 from edge_retina.types import F32, U8
 
@@ -89,7 +90,9 @@ def _remember(scores: F32, deltas: F32, spec: DetectorSpec) -> Reference:
 
 def _run_heads(model: onnx.ModelProto, spec: DetectorSpec, frames: Iterable[U8]) -> Iterator[tuple[F32, F32]]:
     """Scores (N, K) and deltas (N, 4) of each frame, rows level by level in the order of the anchors."""
+    release()
     names, session = head_names(spec), head_session(model.SerializeToString(), spec)
+    release()  # what making it took
     per_cell = [len(cell) for cell in spec.cell_anchors] * 2
     for frame in frames:
         heads = session.run(names, {"frames": frame[None]})

@@ -246,6 +246,7 @@ def disagreements(int8: Int8, spec: DetectorSpec) -> dict[str, float]:
     restore_convs(graph)
     to_signed(graph)
     forms = {"onnxruntime": int8.model, "tensorrt": gs.export_onnx(graph)}
+    del graph
     # What the choice of float layers measured already, unless --auto returned more of them since.
     known = {"onnxruntime": int8.choice.after} if int8.choice.after else {}
     found = {n: known.get(n) or disagreement(form, spec, int8.frames, int8.wanted) for n, form in forms.items()}

@@ -231,9 +231,12 @@ def local_sqnr(quantizer: Quantizer, frames: Sequence[U8]) -> dict[str, float]:
 
 
 def _sqnr(quantizer: Quantizer, names: Sequence[str], frames: Sequence[U8]) -> dict[str, float]:
+    release()
     model = _twins(quantizer, names)
     release()
     session, sums = open_session(model, lean=True, optimize=False), np.zeros(2 * len(names))
+    del model
+    release()
     for frame in frames:
         sums += np.array([float(v) for v in session.run(None, {"frames": frame[None]})])
     return {name: _decibels(s, n) for name, s, n in zip(names, sums[::2], sums[1::2], strict=True)}
