@@ -146,7 +146,26 @@ def test_types_of_a_half_graph(target, precision):
     assert all(node.inputs[1].values.dtype == np.float16 for node in quantizers if node.op == "DequantizeLinear")
     assert all(node.inputs[2].values.dtype == np.int8 and not node.inputs[2].values.any() for node in quantizers)
     call = next(node for node in graph.nodes if node.op == "AnchorDecode")
-    assert {t.inputs[0].attrs["to"] for t in call.inputs[:-1]} == {onnx.TensorProto.FLOAT}
+    heads = call.inputs[:-1]
+    if target == "tensorrt":  # the plugin reads float16 heads as they are
+        assert {tensor.dtype for tensor in heads} == {np.dtype(np.float16)}
+        assert not any(tensor.inputs[0].op == "Cast" for tensor in heads)
+    else:
+        assert {tensor.inputs[0].attrs["to"] for tensor in heads} == {onnx.TensorProto.FLOAT}
+
+
+def test_the_plugin_gets_heads_of_one_type():
+    """One head is kept in float32, so that all of them come to the plugin in it."""
+    model, spec = bundled("tiny", "fp16", None)
+    kept = call_of(load(lower(model, "tensorrt_rtx", spec, precision="fp16"))).input[0]
+    graph = gs.import_onnx(load(model))
+    producer = next(node for node in graph.nodes if kept in [tensor.name for tensor in node.outputs])
+    while producer.op != "Conv":
+        producer = producer.inputs[0].inputs[0]
+    name = producer.outputs[0].name
+    call = call_of(proto := load(lower(model, "tensorrt", spec, precision="fp16", keep=(name,))))
+    made = {output: node.op_type for node in proto.graph.node for output in node.output}
+    assert [made[head] for head in call.input[1:-1]] == ["Cast"] * (len(call.input) - 2)
 
 
 def test_what_is_kept_stays_float32():

@@ -31,6 +31,7 @@ def find_function(graph: gs.Graph) -> gs.Function | None:
 def call_attributes(spec: DetectorSpec) -> dict[str, object]:
     """What a plugin of the same name needs to know; the body has it built in. Lists run level by level."""
     return {
+        "input_size": list(spec.input_size),
         "strides": [v for pair in spec.strides for v in pair],
         "level_shapes": [v for pair in spec.level_shapes for v in pair],
         "anchors_per_cell": [len(cell) for cell in spec.cell_anchors],

@@ -119,7 +119,7 @@ def with_body(model: onnx.ModelProto) -> onnx.ModelProto:
     spec = DetectorSpec(
         family="edge_retina",
         labels=tuple(f"{i}" for i in range(facts["num_classes"])),
-        input_size=tuple(a * b for a, b in zip(pairs["level_shapes"][0], pairs["strides"][0], strict=True)),
+        input_size=tuple(facts["input_size"]),
         mean=(0.0, 0.0, 0.0),
         std=(1.0, 1.0, 1.0),
         pad_value=(0.0, 0.0, 0.0),
@@ -147,7 +147,16 @@ def with_body(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     graph = gs.import_onnx(model)
     node = next(n for n in graph.nodes if (n.domain, n.op) == CALL)
-    graph.outputs = list(node.inputs)
+    levels = len(facts["anchors_per_cell"])
+    wide = [f"{head}_{level}" for head in ("logits", "deltas") for level in range(levels)]
+    graph.outputs = [node.inputs[-1]]
+    for name, given in zip(wide, node.inputs[:-1], strict=True):
+        if given.name == name:
+            graph.outputs.append(given)
+            continue
+        made = gs.Variable(name, np.float32)  # the plugin widens float16 heads by itself
+        graph.nodes.append(gs.Node("Cast", f"widen/{name}", {"to": np.float32}, [given], [made]))
+        graph.outputs.append(made)
     graph.nodes.remove(node)
     node.inputs.clear()
     add_decode(graph, spec, static=True)

@@ -74,7 +74,7 @@ def parsed(attributes: Mapping[str, object], *, ends: str = "\0") -> list[Field]
 
 def attributes_of(spec: DetectorSpec) -> dict[str, object]:
     """Of the call that a spec makes, its input's size among them."""
-    return {"input_size": list(spec.input_size), **call_attributes(spec)}
+    return call_attributes(spec)
 
 
 @dataclass(frozen=True)

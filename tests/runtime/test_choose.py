@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,22 @@ def test_a_folder_of_its_name_is_no_tensorrt(bundle, gpu, monkeypatch, tmp_path)
 def test_asked_for_by_name_and_not_there(bundle, gpu):
     with pytest.raises(MissingPackage, match=r"tensorrt is not installed; run: pip install 'edge-retina\[tensorrt\]'"):
         open_runtime(bundle, "tensorrt")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_with_the_plugin(gpu, monkeypatch, tmp_path, precision):
+    tiny_model(tmp_path / "m.onnx")
+    bundle = build(tmp_path / "m.onnx", precision=precision)
+    (library := tmp_path / "plugin.so").write_bytes(b"\x7fELF library")
+    monkeypatch.setenv("EDGE_RETINA_PLUGIN", str(library))
+    install(monkeypatch)
+    with Detector.load(bundle.path, target="ort") as reference, Detector.load(bundle.path, target="tensorrt") as detector:
+        wanted, found = reference(FRAME), detector(FRAME)
+    assert abs(len(found) - len(wanted)) <= 2
+    assert np.abs(found.scores[:4] - wanted.scores[:4]).max() < 0.005  # float16 has 11 bits
+    (plan,) = list_plans()
+    assert plan.key.plugin == hashlib.sha256(b"\x7fELF library").hexdigest()
+    assert plan.key.options.endswith(" plugin")
 
 
 def test_another_version_or_gpu_is_a_miss(bundle, monkeypatch):
