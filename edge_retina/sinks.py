@@ -2,6 +2,7 @@
 
 JSON lines: `out.jsonl`, or `-` for stdout. Annotated video: `out.mp4`, `out.avi`, `out.mkv`.
 Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for exactly one frame. Window: `display://`.
+A page to look at in a browser: `http://127.0.0.1:8080`, see edge_retina/web.
 
 A file appears under its name only once it is valid, until then what stood there stays; no frame, no file. Videos and
 single images are written beside it and renamed on close; JSON lines when the first line is complete, from where on
@@ -46,12 +47,19 @@ def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
         return Stdout()
     if separator and scheme == "display":
         return _Window(f"edge-retina {location}".strip())
+    if separator and scheme == "http":
+        from edge_retina.web import open_web
+
+        return open_web(text)
     path = unquote(location) if separator and scheme == "file" else text
     suffix = os.path.splitext(path)[1].lower()
     is_folder = path.endswith(("/", os.sep)) or os.path.isdir(path) or (path != "" and not suffix)
     if (separator and scheme != "file") or not (is_folder or suffix in _FILE_SINKS):
         found = f"{scheme}://" if separator else repr(text)
-        raise UsageError(f"no sink understands {found}; use -, a folder/, display:// or a file {sorted(_FILE_SINKS)}")
+        raise UsageError(
+            f"no sink understands {found}; use -, a folder/, display://, http://127.0.0.1:8080 "
+            f"or a file {sorted(_FILE_SINKS)}"
+        )
     # Through links, so that a rename replaces the file and not the link to it.
     target = Path(os.path.realpath(path))
     return _Folder(target, fps) if is_folder else _FILE_SINKS[suffix](target, fps)

@@ -23,8 +23,9 @@ LAYERS: tuple[set[str], ...] = (
     {"bareplan"},
     {"plans"},
     {"importer", "jsonl", "matching", "runtime", "video"},
-    {"check", "outline", "sinks", "sources"},
-    {"calibrate", "detector", "disagreement"},
+    {"check", "outline", "sources"},
+    {"calibrate", "detector", "disagreement", "web"},
+    {"sinks"},
     {"rewrite", "stream"},
     {"evaluate", "lowering", "quantize", "report"},
     {"compile", "rounding", "sensitivity"},
@@ -60,6 +61,7 @@ PACKAGES: dict[str, set[str]] = {
         "train",
         "verify",
         "video",
+        "web",
         "window",
     },
     "faster_coco_eval": {"accuracy", "train"},
@@ -93,11 +95,14 @@ PACKAGES: dict[str, set[str]] = {
     },
     "onnxruntime": {"calibrate", "importer", "runtime"},
     "onnxscript": {"train"},
+    "prometheus_client": {"web"},
     "pycuda": {"runtime/cuda.py"},
     "rich": {"cli", "commands", "console", "demo", "train"},
+    "starlette": {"web"},
     "supervision": {"types"},
     "tomli": {"project"},
     "torch": {"train"},
+    "uvicorn": {"web"},
 }
 # What a trainer's own environment has, for those who export in it.
 TRAINERS = {
@@ -135,6 +140,7 @@ RUN_HALF = {
     "stream",
     "toolchain",
     "video",
+    "web",
     "window",
 }
 BUILD_HALF = {
