@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from edge_retina.drafts import Draft, as_output_error
@@ -18,10 +19,20 @@ __all__ = ["JsonLines", "Stdout", "event_line", "json_line"]
 
 
 def json_line(frame: Frame, detections: Detections) -> str:
-    """A frame and its detections as one line of JSON, newline included."""
+    """A frame and its detections as one line of JSON, newline included.
+
+    Of a live frame also its age now, and the wall clock at its capture: a monotonic clock says nothing a month later.
+    """
     row: dict[str, object] = {"source": frame.source, "frame": frame.index, "timestamp_ns": frame.timestamp_ns}
+    if frame.camera:
+        row["camera"] = frame.camera
     if frame.name:
         row["name"] = frame.name
+    if frame.live:
+        age_ns = time.monotonic_ns() - frame.timestamp_ns
+        row |= {"time_ns": time.time_ns() - age_ns, "age_ms": round(age_ns / 1_000_000, 2)}
+    if frame.stale:
+        row["stale"] = True
     height, width = frame.image.shape[:2]
     row |= {"width": width, "height": height, "detections": detections.to_json()}
     return json.dumps(row, allow_nan=False) + "\n"

@@ -1,7 +1,8 @@
 """Detections out: one URI names where they go.
 
-JSON lines: `out.jsonl`, or `-` for stdout. Annotated video: `out.mp4`, `out.avi`, `out.mkv`.
-Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for exactly one frame. Window: `display://`.
+JSON lines: `out.jsonl`, or `-` for stdout; in parts of a bounded size: `out.jsonl?rotate=100MB&keep=10`.
+Annotated video: `out.mp4`, `out.avi`, `out.mkv`. Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for
+exactly one frame. Window: `display://`.
 A page to look at in a browser: `http://127.0.0.1:8080`, see edge_retina/web.
 
 A file appears under its name only once it is valid, until then what stood there stays; no frame, no file. Videos and
@@ -23,6 +24,7 @@ from edge_retina.drafts import Draft
 from edge_retina.draw import draw, letterbox
 from edge_retina.errors import OutputError, UsageError
 from edge_retina.jsonl import JsonLines, Stdout
+from edge_retina.rotate import RotatingLines, Rotation
 from edge_retina.sink import Sink, StopStream, protect_source
 from edge_retina.types import U8, Detections, Frame
 from edge_retina.video import VIDEO_FOURCC, count_frames, open_video_writer, pad_to_even
@@ -47,6 +49,8 @@ def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
         return Stdout()
     if separator and scheme == "display":
         return _Window(f"edge-retina {location}".strip())
+    if not isinstance(uri, os.PathLike) and (sink := _with_options(text)) is not None:
+        return sink
     if separator and scheme == "http":
         from edge_retina.web import open_web
 
@@ -63,6 +67,18 @@ def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
     # Through links, so that a rename replaces the file and not the link to it.
     target = Path(os.path.realpath(path))
     return _Folder(target, fps) if is_folder else _FILE_SINKS[suffix](target, fps)
+
+
+def _with_options(text: str) -> Sink | None:
+    """The sink of a path with options behind a ?; None where there are none. Raises UsageError, OutputError."""
+    place, _, query = text.partition("?")
+    if place.startswith("file://"):
+        place = unquote(place.removeprefix("file://"))
+    if not query or "://" in place:
+        return None
+    if place.lower().endswith(".jsonl"):
+        return RotatingLines(Path(os.path.realpath(place)), Rotation.parse(query))
+    return None
 
 
 class _Video(Sink):
