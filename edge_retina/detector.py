@@ -79,7 +79,7 @@ class Detector:
         return self._detections(self.runtime.run(frame[None]), 0, frame.shape[:2])
 
     def batch(self, images: Sequence[npt.NDArray[Any]]) -> list[Detections]:
-        """Detections of several pictures, in their order; those of one size run together.
+        """Detections of several pictures, in their order; those of one size run together, as many as a run takes.
 
         The result for each is what it would be alone, bit for bit. Raises InputError, UsageError, RuntimeFailure.
         """
@@ -88,8 +88,9 @@ class Detector:
         for i, frame in enumerate(frames):
             groups.setdefault(frame.shape[:2], []).append(i)
         results: dict[int, Detections] = {}
+        limits = [n for n in (self.bundle.manifest.batch_max, self.runtime.batch_most) if n is not None]
         for shape, members in groups.items():
-            most = self.bundle.manifest.batch_max or len(members)
+            most = min(limits, default=len(members))
             for start in range(0, len(members), most):
                 part = members[start : start + most]
                 outputs = self.runtime.run(np.stack([frames[i] for i in part]))

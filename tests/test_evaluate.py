@@ -196,7 +196,7 @@ def test_a_picture_that_cannot_be_read(detector: Detector, tmp_path: Path) -> No
 class Told:
     """A runtime that finds, in every frame, what it was told."""
 
-    name, parallel = "told", 1
+    name, parallel, batch_most = "told", 1, None
 
     def __init__(self, *found: tuple[list[float], float, int]) -> None:
         boxes, scores, labels = zip(*found, strict=True) if found else ((), (), ())

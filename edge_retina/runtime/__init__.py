@@ -34,10 +34,14 @@ class Outputs(NamedTuple):
 
 
 class Runtime(Protocol):
-    """A loaded bundle that runs batches. parallel: how many threads may call run at once."""
+    """A loaded bundle that runs batches.
+
+    parallel: how many threads may call run at once. batch_most: most frames in one run; None: any number.
+    """
 
     name: str
     parallel: int
+    batch_most: int | None
 
     def run(self, frames: Any) -> Outputs:
         """Run frames uint8 (B, H, W, 3), BGR: a NumPy array or, on a GPU, one in its memory.

@@ -25,6 +25,7 @@ class OrtRuntime:
     """
 
     name = "ort"
+    batch_most: int | None = None
 
     def __init__(self, model: bytes, *, threads: int | None = None, parallel: int = 1) -> None:
         self.parallel = parallel

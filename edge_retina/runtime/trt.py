@@ -66,6 +66,7 @@ class TrtRuntime:
                 undo.pop_all()
         except device.errors as exc:
             raise device.failure(f"loading a plan of {len(plan)} bytes for {parallel} at once", exc) from exc
+        self.batch_most: int | None = loaded.most[0]
         self._pool = _Pool(device, workers)
         self._finalizer = weakref.finalize(self, self._pool.close, _PATIENCE_AT_EXIT_S)
 
