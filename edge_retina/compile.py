@@ -194,7 +194,7 @@ def _check_target(trt: ModuleType, options: Options, plugin_library: Path | None
 
 def _load_plugin(trt: ModuleType, library: Path, log: Any) -> None:
     """Load the library unless its creator is there already; load_library then gives None and no reason."""
-    registry = trt.get_plugin_registry()
+    registry, known = trt.get_plugin_registry(), len(log.errors)
     creator = (_PLUGIN, PLUGIN_VERSION, PLUGIN_NAMESPACE)
     if registry.get_creator(*creator) is not None:
         return
@@ -205,6 +205,7 @@ def _load_plugin(trt: ModuleType, library: Path, log: Any) -> None:
             f"and it cannot be loaded{told}; build it for this machine (plugins/anchor_decode/README.md), or add "
             "--no-plugin"
         )
+    del log.errors[known:]  # asking for what is not there yet is an error to TensorRT, and would explain a later one
 
 
 def _check_plugin(parsed: tuple[Layer, ...]) -> None:

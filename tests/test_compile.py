@@ -19,10 +19,11 @@ from fakes.fake_builder import RTX_VERSION, VERSIONS, Error
 from fakes.fake_cuda import Misuse
 from lowered import bundled
 
+from edge_retina import compile as compile_module
 from edge_retina.compile import Compiled, Options, compile_plan, workspace_limit
 from edge_retina.errors import ModelError, RuntimeFailure, UsageError
 from edge_retina.lowering import lower
-from edge_retina.monitor import STEPS
+from edge_retina.monitor import STEPS, open_log
 from edge_retina.profile import Profile
 from edge_retina.rewrite.macs import conv_macs
 
@@ -264,6 +265,24 @@ def test_the_plugin_is_loaded_before_parsing(tensorrt, library):
     assert tensorrt.get_plugin_registry().loaded == [str(library)]
     compiled(tensorrt, plugin=True, plugin_library=library)  # a second load would give None
     assert tensorrt.get_plugin_registry().loaded == [str(library)]
+
+
+def test_what_tensorrt_logs_while_the_plugin_is_looked_for_explains_no_later_failure(tensorrt, library, monkeypatch):
+    registry = tensorrt.get_plugin_registry()
+    found = registry.get_creator
+
+    def get_creator(*creator):
+        if (maker := found(*creator)) is None:  # as TensorRT-RTX 1.7.1 does
+            told = "IPluginRegistry::getCreator: Error Code 4: API Usage Error (Cannot find plugin: AnchorDecode)"
+            log.log(tensorrt.ILogger.ERROR, told)
+        return maker
+
+    log = open_log(tensorrt)
+    monkeypatch.setattr(compile_module, "open_log", lambda _: log)
+    monkeypatch.setattr(registry, "get_creator", get_creator)
+    tensorrt.fake.build_errors = ["something new"]
+    with pytest.raises(RuntimeFailure, match="gave no plan: something new"):
+        compiled(tensorrt, plugin=True, plugin_library=library)
 
 
 def test_a_library_that_is_none(tensorrt, tmp_path):

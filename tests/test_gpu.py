@@ -157,9 +157,12 @@ def test_captured_graphs_give_the_same_bits(machine, bundles, pictures):
     for found in later:
         np.testing.assert_array_equal(found.xyxy, plain.xyxy)
         np.testing.assert_array_equal(found.scores, plain.scores)
-    if machine.device.graphs and counts.captures == 0:
+    if not machine.device.graphs:
+        assert counts.captured_launches == 0
+        pytest.skip("no cuda-bindings of this CUDA's major version: nothing was captured")
+    if counts.captures == 0:
         pytest.skip("this engine cannot be captured: its NMS has a loop or sizes that the data decides")
-    assert counts.captured_launches == (20 if machine.device.graphs else 0)
+    assert counts.captured_launches == 20
 
 
 @pytest.mark.parametrize("batch", [2, 4])

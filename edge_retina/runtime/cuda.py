@@ -156,7 +156,7 @@ def open_device(index: int = 0) -> Device:
             ),
             memory=handle.total_memory(),
             cuda=cuda,
-            cudart=_cudart(),
+            cudart=_cudart(version),
             context=current,
         )
     except cuda.Error as exc:
@@ -171,11 +171,21 @@ def _retain(cuda: ModuleType, index: int) -> Current:
     return Current(cuda.Device(index).retain_primary_context())
 
 
-def _cudart() -> ModuleType | None:
+def _cudart(driver: int) -> ModuleType | None:
+    """The CUDA runtime of cuda-bindings; None where it is missing or wants a newer driver than the given one."""
     try:
         from cuda.bindings import runtime as cudart
     except ImportError as exc:
         _log.info("no CUDA graphs: %s; they need cuda-bindings of the installed CUDA's major version", exc)
+        return None
+    status, version = cudart.cudaRuntimeGetVersion()
+    if status or version // 1000 > driver // 1000:  # within a major version any driver will do
+        _log.warning(
+            "no CUDA graphs: cuda-bindings are of CUDA %d.%d, the driver of %d.%d; run: "
+            "pip install 'cuda-bindings==%d.*'",
+            *(part for number in (version, driver) for part in (number // 1000, number % 1000 // 10)),
+            driver // 1000,
+        )
         return None
     return cudart  # type: ignore[no-any-return,unused-ignore]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping
 from functools import cache
@@ -22,6 +23,7 @@ _log = logging.getLogger("edge_retina.tensorrt")
 _PLUGIN = ("AnchorDecode", "1", "edge_retina")
 # Messages kept for the text of an error; TensorRT says the cause first and its consequences after.
 _KEPT = 6
+_MEMORY = re.compile(r"out ?of ?memory|insufficient memory|could not be allocated|MemoryAllocation", re.IGNORECASE)
 
 
 def load_plan(
@@ -29,19 +31,31 @@ def load_plan(
 ) -> Plan:
     """Deserialise a plan, with a device current, and hold its inputs and outputs against those of design.md.
 
-    Raises PlanRefused with TensorRT's words where it does not load; RuntimeFailure for no plan of edge-retina's.
+    Raises PlanRefused with TensorRT's words where it does not load; RuntimeFailure for a TensorRT that does not start,
+    too little memory, and no plan of edge-retina's.
     """
     if plugin_library is not None:
         _load_plugin(trt, plugin_library)
     log, errors = logger(trt), _error_recorder(trt)
     log.told()
-    runtime = trt.Runtime(log)
+    try:
+        runtime = trt.Runtime(log)
+    except (TypeError, RuntimeError) as cause:  # pybind11's words for a null pointer
+        raise RuntimeFailure(
+            f"TensorRT {trt.__version__} cannot start: {log.told() or cause}; it may want a newer driver or another "
+            "GPU: check `nvidia-smi` (on Jetson: tegrastats)"
+        ) from cause
     runtime.error_recorder = errors
     if allow_host_code:
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         reason = errors.told() or log.told() or "it does not say why"
+        if _MEMORY.search(reason):  # nothing against the plan, which stays in the cache
+            raise RuntimeFailure(
+                f"out of memory while loading a plan of {len(plan)} bytes: {reason}; stop what else uses the GPU, or "
+                "build a plan for a smaller batch or smaller frames"
+            )
         raise PlanRefused(
             f"TensorRT {trt.__version__} refuses the plan: {reason}. A plan is for one TensorRT version and one GPU "
             "model, and loads machine code only where that is allowed by name; build it again on this machine"

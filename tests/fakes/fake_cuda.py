@@ -162,6 +162,7 @@ class Gpu:
     ) -> None:
         self.name, self.capability, self.integrated, self.driver = name, capability, integrated, driver
         self.memory, self.count = memory, count
+        self.bindings_version = 12060
         self.instant = False
         self.calls: Counter[str] = Counter()
         self.misuses: list[str] = []
@@ -717,6 +718,7 @@ def bindings_module(gpu: Gpu) -> ModuleType:
         "cudaEventRecord": event_record,
         "cudaStreamWaitEvent": wait_event,
         "cudaEventDestroy": event_destroy,
+        "cudaRuntimeGetVersion": lambda: (Status.cudaSuccess, gpu.bindings_version),
         "cudaGetLastError": lambda: (Status.cudaSuccess,),
         "cudaGetErrorString": lambda status: (Status.cudaSuccess, Status(status).name.encode()),
     }

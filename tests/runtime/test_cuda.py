@@ -82,6 +82,17 @@ def test_a_jetson_is_integrated_and_without_bindings_there_are_no_graphs():
             stream.free()
 
 
+def test_bindings_of_a_newer_cuda_than_the_drivers_are_left_with_a_warning(gpu, caplog):
+    gpu.bindings_version = 13040
+    device = open_device()
+    assert not device.graphs
+    assert "cuda-bindings are of CUDA 13.4, the driver of 12.6; run: pip install 'cuda-bindings==12.*'" in caplog.text
+    with device.current():
+        memory = DeviceMemory(device, 256)
+        assert device.place_of(memory.address) == 0  # and nobody is told that it is the host's
+        memory.free()
+
+
 def test_the_primary_context_is_retained_once_and_current_only_inside(gpu):
     device, again = open_device(), open_device()
     assert gpu.calls["retain_primary_context"] == 1

@@ -21,7 +21,7 @@ from fakes.fake_engine import make_plan
 from models import rewritten, tiny_model
 
 from edge_retina import Detector, build
-from edge_retina.errors import RuntimeFailure, UsageError
+from edge_retina.errors import PlanRefused, RuntimeFailure, UsageError
 from edge_retina.lowering import lower, lower_bundle
 from edge_retina.runtime.cuda import open_device
 from edge_retina.runtime.ort import OrtRuntime
@@ -164,6 +164,21 @@ def test_frames_need_not_be_contiguous_and_stay_the_callers(runtime, exact):
     assert_same(runtime.run(frames), exact(before))
     np.testing.assert_array_equal(frames, before)
     frames[:] = 0  # may change as soon as run returns
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_more_pictures_than_a_plan_takes_at_once_run_one_after_another(gpu, tmp_path, most):
+    tiny_model(tmp_path / "m.onnx")
+    bundle = build(tmp_path / "m.onnx")
+    shapes = ((1, 64, 64, 3), (1, 64, 64, 3), (most, 256, 256, 3))
+    plan = make_plan(lower_bundle(bundle, "tensorrt", plugin=False), profile=shapes)
+    images = list(pictures(batch=5))
+    with Detector(bundle, start(plan)) as detector:
+        assert detector.runtime.batch_most == most
+        together = detector.batch(images)
+        alone = [detector(image) for image in images]
+    for ours, theirs in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(ours.xyxy, theirs.xyxy)
 
 
 def test_a_plan_of_one_size_runs_that_size(gpu, exact):
@@ -520,6 +535,26 @@ def test_a_foreign_plan_is_refused_in_tensorrts_words(gpu, model, change, words,
     assert [record.name for record in caplog.records] == ["edge_retina.tensorrt"]
     with start(make_plan(model)) as runtime:  # and a good one loads afterwards
         runtime.run(pictures())
+
+
+def test_no_room_for_a_plan_says_nothing_against_the_plan(gpu, model, monkeypatch):
+    trt = fake_tensorrt.module()
+    told = "Requested amount of GPU memory (99 bytes) could not be allocated. There may not be enough free memory"
+    monkeypatch.setattr(trt.Runtime, "deserialize_cuda_engine", lambda runtime, _: runtime._refuse(told))
+    with pytest.raises(RuntimeFailure, match=r"out of memory while loading a plan of .* allocated") as caught:
+        TrtRuntime(trt, make_plan(model), open_device(), name="tensorrt")
+    assert not isinstance(caught.value, PlanRefused)  # or a good plan would leave the cache
+
+
+def test_a_tensorrt_that_cannot_start_says_so(gpu, model, monkeypatch):
+    trt = fake_tensorrt.module()
+
+    def init(_self, _logger):
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt.Runtime, "__init__", init)
+    with pytest.raises(RuntimeFailure, match=r"TensorRT 10\.3\.0 cannot start: pybind11.*nvidia-smi"):
+        TrtRuntime(trt, make_plan(model), open_device(), name="tensorrt")
 
 
 @pytest.mark.parametrize("plan", [b"", b"nonsense"])
