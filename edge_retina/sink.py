@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from edge_retina.errors import OutputError
 from edge_retina.events import Event
@@ -20,7 +20,13 @@ class StopStream(Exception):
 
 
 class Sink(Protocol):
-    """Where results go. As a context manager it closes in every case, so that an interrupted run keeps its results."""
+    """Where results go. As a context manager it closes in every case, so that an interrupted run keeps its results.
+
+    Its methods are called by one thread at a time. main_thread: by the one that runs the stream, as windows need it;
+    else by a thread of the sink's own.
+    """
+
+    main_thread: ClassVar[bool] = False
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Take one frame and its detections. Raises OutputError; StopStream where nobody looks on any more."""

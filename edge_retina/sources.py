@@ -1,7 +1,9 @@
 """Frames in: one URI names a camera, a video, images or a test pattern, and Frames come out.
 
-Camera, live: `0`, `/dev/video0`, `v4l2:///dev/video0`.
-Network stream through FFmpeg, live: `rtsp://...`, `http://...`, `https://...`.
+USB camera, live: `0`, `/dev/video0`, `v4l2:///dev/video0?size=1280x720&fps=30&format=mjpg`.
+CSI camera of a Jetson, live: `csi://0?size=1280x720&fps=30&flip=0&mode=2`.
+Network stream, live: `rtsp://...`, `rtmp://...`, `http://...`, `https://...` (MJPEG, HLS).
+Frames on standard input, live: `stdin://?size=640x480&format=bgr24`.
 Video, every frame of it: `ride.mp4`, `file:///data/ride.mp4`.
 Images, sorted by name: `dog.jpg`, `photos/` (not its subfolders), `photos/*.png`.
 Moving shapes: `test://?size=640x480&fps=30&frames=300&seed=0&live=0`; frames=0 never ends, live=1 keeps real time.
@@ -13,14 +15,19 @@ import contextlib
 import glob
 import os
 import re
-import sys
-import time
+import threading
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 import cv2
 
+from edge_retina.capture import Patience, Request
+from edge_retina.capture.gstreamer import open_csi
+from edge_retina.capture.network import open_network
+from edge_retina.capture.opencv import open_capture
+from edge_retina.capture.raw import open_raw, parse_raw
+from edge_retina.capture.v4l2 import open_usb
 from edge_retina.errors import InputError, UsageError
 from edge_retina.images import IMAGE_SUFFIXES, quiet_opencv, read_image, to_bgr8
 from edge_retina.pattern import Pattern
@@ -40,21 +47,24 @@ VIDEO_SUFFIXES = (
 # OpenCV's read() fails at each damaged packet and goes on behind it when called again. At the end of a
 # file it fails for ever, so that many failures in a row are the end.
 MAX_FAILED_READS = 64
-NETWORK_TIMEOUT_MS = 10_000
-_NETWORK = ("http", "https", "rtsp", "rtsps")
+_NETWORK = ("http", "https", "rtmp", "rtmps", "rtsp", "rtsps")
 
 
-def open_source(uri: Uri, *, max_frames: int | None = None) -> Frames:
+def open_source(
+    uri: Uri, *, max_frames: int | None = None, stop: threading.Event | None = None, patience: Patience | None = None
+) -> Frames:
     """Frames of whatever `uri` names, as a generator that owns the camera or file and gives it back when it ends.
 
     uri: see the module's list; a path object never is parsed as a URI. max_frames: stop after that many, None for all.
-    Yields Frame: uint8 (H, W, 3) BGR. Files lose no frame. A live source never ends by itself.
+    stop: set by another thread, has a live source end, at the latest when its wait for a frame is over (patience).
+    Yields Frame: uint8 (H, W, 3) BGR. Files lose no frame. A camera or stream that stops raises: live.Camera goes on.
     Raises UsageError at once for a URI nobody understands, InputError for what cannot be read, is empty or stops.
     """
     if max_frames is not None and max_frames < 0:
         raise UsageError(f"max_frames must be 0 or more, found {max_frames}")
     scheme, location = _parse(uri)
-    frames = _SOURCES[scheme](location, redact(uri))
+    request = Request(location, redact(uri), patience or Patience(), stop or threading.Event())
+    frames = _SOURCES[scheme](request)
     return frames if max_frames is None else _first(frames, max_frames)
 
 
@@ -81,6 +91,9 @@ def probe(uri: Uri) -> SourceInfo:
     if scheme == "test":
         pattern = Pattern.parse(location)
         return SourceInfo(pattern.live, pattern.fps, (pattern.height, pattern.width), pattern.frames or None)
+    if scheme == "stdin":
+        raw = parse_raw(location)
+        return SourceInfo(raw.live, shape=raw.size[::-1])
     if scheme != "file":
         return SourceInfo(live=True)
     kind, paths = _resolve(location)
@@ -101,7 +114,9 @@ def probe(uri: Uri) -> SourceInfo:
 def is_live(uri: Uri) -> bool:
     """True where frames come in real time and late ones may be skipped; touches no file. Raises UsageError."""
     scheme, location = _parse(uri)
-    return Pattern.parse(location).live if scheme == "test" else scheme != "file"
+    if scheme == "test":
+        return Pattern.parse(location).live
+    return parse_raw(location).live if scheme == "stdin" else scheme != "file"
 
 
 def redact(uri: Uri) -> str:
@@ -111,7 +126,12 @@ def redact(uri: Uri) -> str:
         return text
     # Up to the last @: camera passwords hold unescaped @ and / more often than paths hold @.
     text = re.sub(r"(?<=://)([^:@/?#]*):.*@", r"\1:***@", text)
-    return re.sub(r"(?i)([?&][^=&]*(?:pass|pwd|token|secret|key|auth)[^=&]*=)[^&#]*", r"\1***", text)
+    # Some cameras want them in the path: /user=admin_password=..._channel=1, /login&password=...
+    return re.sub(
+        r"(?i)([?&/;_,][^=&/;,]*?(?:pass|pwd|token|secret|key|auth)[^=&/;,]*=).*?(?=[&#/;,\s]|_[a-z]+=|$)",
+        r"\1***",
+        text,
+    )
 
 
 def _parse(uri: Uri) -> tuple[str, str]:
@@ -172,23 +192,14 @@ def _resolve(location: str) -> tuple[str, list[str]]:
     return "images", paths
 
 
-def _file(location: str, label: str) -> Frames:
-    kind, paths = _resolve(location)
-    return _video(location, label) if kind == "video" else _images(paths, label)
+def _file(request: Request) -> Frames:
+    kind, paths = _resolve(request.location)
+    return _video(request.location, request.label) if kind == "video" else _images(paths, request.label)
 
 
 def _images(paths: Sequence[str], label: str) -> Frames:
     for index, path in enumerate(paths):
         yield Frame(read_image(path), index, 0, label, os.path.basename(path), path=path)
-
-
-def _open_capture(location: str | int, backend: int, failure: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
-    with quiet_opencv(ffmpeg=True):
-        capture = cv2.VideoCapture(location, backend, list(options))
-    if not capture.isOpened():
-        capture.release()
-        raise InputError(failure)
-    return capture
 
 
 def _open_video(path: str) -> cv2.VideoCapture:
@@ -204,7 +215,7 @@ def _open_video(path: str) -> cv2.VideoCapture:
         "try: ffmpeg -i INPUT -c:v mpeg4 copy.mp4"
     )
     # An absolute path, or FFmpeg takes what stands before a colon in it for a protocol.
-    return _open_capture(os.path.abspath(path), backend, failure)
+    return open_capture(os.path.abspath(path), backend, failure)
 
 
 def _video(path: str, label: str) -> Frames:
@@ -230,50 +241,15 @@ def _video(path: str, label: str) -> Frames:
         video.release()
 
 
-def _camera(location: str, label: str) -> Frames:
-    if sys.platform != "linux":
-        failure = f"no camera {location}; check that it is plugged in and that this program may use it"
-        return _live(int(location) if location.isdecimal() else location, cv2.CAP_ANY, label, failure)
-    device = f"/dev/video{location}" if location.isdecimal() else location
-    if not os.path.exists(device):
-        found = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
-        raise InputError(f"no camera at {device}, found {found}; plug it in, or give a container --device {device}")
-    if not os.access(device, os.R_OK | os.W_OK):
-        raise InputError(f"no permission for {device}; run: sudo usermod -aG video $USER, and log in again")
-    failure = f"{device} gives no video: in use, or not a capture device; run: v4l2-ctl --list-devices"
-    return _live(device, cv2.CAP_V4L2, label, failure)
+def _test(request: Request) -> Frames:
+    return Pattern.parse(request.location).play(request.label)
 
 
-def _network(url: str, label: str) -> Frames:
-    options = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS)
-    failure = f"no video from {label} within {NETWORK_TIMEOUT_MS // 1000} s; check address, password and network"
-    return _live(url, cv2.CAP_FFMPEG, label, failure, options)
-
-
-def _live(location: str | int, backend: int, label: str, failure: str, options: Sequence[int] = ()) -> Frames:
-    capture = _open_capture(location, backend, failure, options)
-    try:
-        index = 0
-        while capture.grab():
-            timestamp_ns = time.monotonic_ns()  # before decoding, which takes its time
-            ok, image = capture.retrieve()
-            if ok:
-                yield Frame(to_bgr8(image), index, timestamp_ns, label, live=True)
-                index += 1
-        # A file behind http:// has an end; of a stream it is a fault.
-        if index == 0 or not 0 < capture.get(cv2.CAP_PROP_FRAME_COUNT) <= index:
-            raise InputError(f"{label} stopped after {index} frames; check the cable, the network or the server")
-    finally:
-        capture.release()
-
-
-def _test(location: str, label: str) -> Frames:
-    return Pattern.parse(location).play(label)
-
-
-_SOURCES: dict[str, Callable[[str, str], Frames]] = {
+_SOURCES: dict[str, Callable[[Request], Frames]] = {
+    "csi": open_csi,
     "file": _file,
+    "stdin": open_raw,
     "test": _test,
-    "v4l2": _camera,
-    **dict.fromkeys(_NETWORK, _network),
+    "v4l2": open_usb,
+    **dict.fromkeys(_NETWORK, open_network),
 }

