@@ -50,7 +50,7 @@ __all__ = [
 OnStep = Callable[[int, int], None]
 
 # Pictures for what needs few: equalisation, the choice of float layers, rounding with high effort.
-_EQUALIZE, _CHOOSE, _ROUND = 8, 8, 64
+_EQUALIZE, _CHOOSE, _ROUND = 16, 8, 64
 # What of a spec stands between a frame and the network.
 _PREPROCESSING = (
     *("input_size", "color_order", "mean", "std", "pad_value"),

@@ -141,8 +141,8 @@ def _give_half_heads(graph: gs.Graph) -> None:
     import numpy as np
 
     call = _call(graph)
-    casts = [head.inputs[0] if head.inputs else None for head in call.inputs[:-1]]
-    if not all(cast is not None and cast.op == "Cast" and cast.inputs[0].dtype == np.float16 for cast in casts):
+    casts = [cast for head in call.inputs[:-1] for cast in head.inputs if cast.op == "Cast"]
+    if len(casts) < len(call.inputs) - 1 or any(cast.inputs[0].dtype != np.float16 for cast in casts):
         return
     for place, cast in enumerate(casts):
         call.inputs[place] = cast.inputs[0]
