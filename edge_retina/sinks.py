@@ -3,7 +3,8 @@
 JSON lines: `out.jsonl`, or `-` for stdout; in parts of a bounded size: `out.jsonl?rotate=100MB&keep=10`.
 Annotated video: `out.mp4`, `out.avi`, `out.mkv`. Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for
 exactly one frame. Window: `display://`.
-A page to look at in a browser: `http://127.0.0.1:8080`, see edge_retina/web.
+A page to look at in a browser: `http://127.0.0.1:8080`, see edge_retina/web. POST to a server:
+`post+http://server/path`, see edge_retina/posting.py.
 
 A file appears under its name only once it is valid, until then what stood there stays; no frame, no file. Videos and
 single images are written beside it and renamed on close; JSON lines when the first line is complete, from where on
@@ -23,6 +24,7 @@ import cv2
 from edge_retina.drafts import Draft
 from edge_retina.draw import draw, letterbox
 from edge_retina.errors import OutputError, UsageError
+from edge_retina.events import Event
 from edge_retina.jsonl import JsonLines, Stdout
 from edge_retina.rotate import RotatingLines, Rotation
 from edge_retina.sink import Sink, StopStream, protect_source
@@ -35,10 +37,13 @@ __all__ = ["Sink", "StopStream", "open_sink"]
 _ENCODABLE = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
+def open_sink(
+    uri: str | os.PathLike[str], *, fps: float = 30.0, on_event: Callable[[Event], None] = lambda _: None
+) -> Sink:
     """The sink that `uri` names, see the module's list; missing folders are made.
 
-    fps: frames per second of a video, not rounded. A path without a suffix is a folder of images.
+    fps: frames per second of a video, not rounded. A path without a suffix is a folder of images. on_event: told, from
+    any thread, when a server stops or begins to take results.
     Raises UsageError for a URI nobody understands, OutputError where nothing can be written or shown.
     """
     if not (math.isfinite(fps) and fps > 0):
@@ -51,6 +56,11 @@ def open_sink(uri: str | os.PathLike[str], *, fps: float = 30.0) -> Sink:
         return _Window(f"edge-retina {location}".strip())
     if not isinstance(uri, os.PathLike) and (sink := _with_options(text)) is not None:
         return sink
+    if separator and scheme.startswith("post+"):
+        from edge_retina.posting import PostLines
+        from edge_retina.sources import redact
+
+        return PostLines(text, redact(text), on_event=on_event)
     if separator and scheme == "http":
         from edge_retina.web import open_web
 
@@ -182,6 +192,8 @@ class _Folder(Sink):
 
 
 class _Window(Sink):
+    main_thread = True  # as OpenCV's windows want it
+
     def __init__(self, title: str) -> None:
         require_display()
         self._title = title

@@ -138,6 +138,7 @@ RUN_HALF = {
     "planfile",
     "plans",
     "plugin",
+    "posting",
     "profile",
     "query",
     "reader",
