@@ -270,11 +270,15 @@ def test_the_engine_gives_what_onnx_runtime_gives_once_waited_for(gpu, cuda, rig
     np.testing.assert_array_equal(rig.host[: count * 16].view(np.float32).reshape(-1, 4), outputs[0][0, :count])
 
 
-def test_the_engine_runs_a_model_that_calls_the_plugin(cuda, model):
+def test_the_engine_runs_a_model_that_calls_the_plugin(cuda, model, tmp_path, capsys):
     graph, spec = rewritten(tiny_model()[0])
     called = lower(graph.SerializeToString(), "tensorrt", spec, plugin=True)
     frames = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
     trt = fake_tensorrt.module()
+    assert trt.Runtime(trt.Logger()).deserialize_cuda_engine(fake_engine.make_plan(called)) is None
+    assert "IPluginCreator not found" in capsys.readouterr().out
+    (library := tmp_path / "plugin.so").write_bytes(b"\x7fELF")
+    trt.get_plugin_registry().load_library(str(library))
     results = []
     for onnx_bytes in (model, called):
         engine = trt.Runtime(trt.Logger()).deserialize_cuda_engine(fake_engine.make_plan(onnx_bytes))

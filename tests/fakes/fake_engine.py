@@ -101,6 +101,12 @@ def make_plan(
     return MAGIC + json.dumps(header).encode() + b"\n" + model
 
 
+def calls_plugin(model: onnx.ModelProto) -> bool:
+    """Whether AnchorDecode is called and has no body."""
+    called = any((node.domain, node.op_type) == CALL for node in model.graph.node)
+    return called and not any((f.domain, f.name) == CALL for f in model.functions)
+
+
 def with_body(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with a body for AnchorDecode where it calls the plugin; ONNX Runtime has none of its own."""
     call = next((node for node in model.graph.node if (node.domain, node.op_type) == CALL), None)
@@ -201,7 +207,10 @@ def names(version: str, rtx: bool) -> dict[str, Any]:
                 return self._refuse(f"the engine was built for {header['gpu']}, this is {gpu.name}")
             if header["host_code"] and not self.engine_host_code_allowed:
                 return self._refuse("host code in the engine is not allowed")
-            return ICudaEngine(self, header, onnx.load_from_string(model))
+            proto = onnx.load_from_string(model)
+            if calls_plugin(proto) and ("AnchorDecode", "1", "edge_retina") not in registry.creators:
+                return self._refuse("Cannot deserialize plugin since corresponding IPluginCreator not found")
+            return ICudaEngine(self, header, proto)
 
         def _refuse(self, text: str) -> None:
             # To the recorder if there is one, to the log otherwise.
