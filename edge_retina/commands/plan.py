@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -121,9 +122,18 @@ def _place(planned: Planned) -> Place:
     from edge_retina.engine import Place
     from edge_retina.runtime.choose import gpu_place, load_module
 
+    if planned.target == "tensorrt_rtx" and (planned.version_compatible or planned.hardware_compatible):
+        raise UsageError(
+            "TensorRT-RTX has engines for one version and for the GPUs that are listed: leave out --version-compatible "
+            "and --hardware-compatible, and give each --compute-capability"
+        )
     if planned.compute_capability:
         names = tuple(dict.fromkeys(name.upper() for name in planned.compute_capability))
-        return Place("tensorrt_rtx", load_module("tensorrt_rtx"), capabilities=names)
+        rtx = load_module("tensorrt_rtx")
+        known = sorted((n for n in dir(rtx.ComputeCapability) if re.fullmatch(r"SM\d+", n)), key=lambda n: int(n[2:]))
+        if unknown := [name for name in names if name not in known]:
+            raise UsageError(f"--compute-capability wants some of {', '.join(known)}, found {', '.join(unknown)}")
+        return Place("tensorrt_rtx", rtx, capabilities=names)
     if planned.target == "tensorrt_rtx":
         load_module("tensorrt_rtx")
     from edge_retina.runtime.cuda import open_device

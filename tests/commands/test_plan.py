@@ -92,6 +92,24 @@ def test_rtx_without_a_gpu_asks_for_which(monkeypatch: pytest.MonkeyPatch) -> No
         build("--target", "tensorrt_rtx")
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--compute-capability 8.6", "--compute-capability wants some of SM75, .*SM121, found 8.6$"),
+        ("--compute-capability SM86 --compute-capability sm87", "found SM87$"),
+        ("--compute-capability SM86 --version-compatible", "has engines for one version"),
+        ("--compute-capability SM86 --hardware-compatible", "has engines for one version"),
+    ],
+)
+def test_what_rtx_has_not_is_refused_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, typed: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt.module("1.7.1", rtx=True))
+    with pytest.raises(UsageError, match=message):
+        build("--target", "tensorrt_rtx", *typed.split())
+    assert not Path("m.edge").exists()
+
+
 def test_where_there_is_a_gpu_its_plan_is_compiled(tensorrt: Any) -> None:
     result = build("--batch", "4")
     assert result.stdout == "m.edge\n"
