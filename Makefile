@@ -15,6 +15,7 @@ test: lint
 test-gpu:
 	$(PYTHON) -m venv --system-site-packages $(VENV)-gpu
 	$(VENV)-gpu/bin/pip install --quiet --disable-pip-version-check -e '.[dev]' pycuda
+	$(VENV)-gpu/bin/python -c 'import tensorrt; tensorrt.Builder' || $(VENV)-gpu/bin/pip install --quiet 'tensorrt>=10.3'
 	$(VENV)-gpu/bin/pytest -m gpu -s -rs tests/test_gpu.py
 
 lint: $(VENV)/dev.stamp

@@ -95,33 +95,40 @@ def find_plan(
     place: Place,
     wanted: Wanted,
     *,
+    any_frames: bool = False,
     host_code: bool = False,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> Plan | None:
     """The cached plan for `wanted`, else the one used last that runs here and takes the same frames and more.
 
-    So what `build` compiled with options of its own is what `run` runs without repeating them. host_code: plans that
-    hold code for the CPU count as well. None without one.
+    So what `build` compiled with options of its own is what `run` runs without repeating them. any_frames: nobody asked
+    for a largest frame, so a plan for smaller ones will do, and on_note is told of it. host_code: plans that hold code
+    for the CPU count as well. None without one.
     """
     key = plan_key(bundle, place, wanted)
-    usable = (known.key for known in list_plans() if host_code or not known.host_code)
-    others = [other for other in usable if other != key and _serves(other, key, wanted.profile)]
-    for candidate in (key, *others):
+    usable = [known.key for known in list_plans() if host_code or not known.host_code]
+    fitting = [(other, profile) for other in usable if other != key and (profile := _serving(other, key)) is not None]
+    for candidate in (key, *(other for other, profile in fitting if profile.covers(wanted.profile))):
         if (plan := read_plan(candidate, on_note=on_note)) is not None:
+            return plan
+    for candidate, profile in fitting if any_frames else ():
+        batch, height, width = profile.most
+        if batch >= wanted.profile.most[0] and (plan := read_plan(candidate, on_note=on_note)) is not None:
+            on_note(f"this plan takes frames up to {width}x{height}; for larger ones: --largest-frame WxH")
             return plan
     return None
 
 
-def _serves(other: PlanKey, key: PlanKey, profile: Profile) -> bool:
-    """Whether a plan of another key runs where one of `key` would, and takes the frames of `profile`."""
+def _serving(other: PlanKey, key: PlanKey) -> Profile | None:
+    """The profile of another key's plan where that plan runs in the place of one of `key`."""
     runs_here = set(key.compute_capability.split(",")) <= set(other.compute_capability.split(","))
     alike = replace(key, compute_capability=other.compute_capability, profile=other.profile, options=other.options)
     if not runs_here or alike != other:
-        return False
+        return None
     try:
-        return Profile.from_text(other.profile).covers(profile)
+        return Profile.from_text(other.profile)
     except UsageError:  # another version of edge-retina may write profiles otherwise
-        return False
+        return None
 
 
 def prepare(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_retina.commands.build import stages
+from edge_retina.commands.options import frame_size
 
 if TYPE_CHECKING:
     from edge_retina.detector import Detector
@@ -27,6 +28,8 @@ _OPTIONS = (
     ),
     click.option("--plan", type=click.Path(path_type=Path), help="Run this plan, in place of a cached one."),
     click.option("--trust", type=click.Path(path_type=Path), help="Public key; bundle and plan must be signed by it."),
+    click.option("--batch", type=click.IntRange(1, 64), help="Most frames in one run on a GPU [one per source]."),
+    click.option("--largest-frame", metavar="WxH", callback=frame_size, help="Largest frame on a GPU [3840x2160]."),
     click.option("--plugin/--no-plugin", default=True, help="Decode in the CUDA plugin, where it is built."),
     click.option("--allow-host-code", is_flag=True, help="Run a version-compatible plan: it holds code for the CPU."),
 )
@@ -39,19 +42,23 @@ class Chosen:
     target: str = "auto"
     plan: Path | None = None
     trust: Path | None = None
+    batch: int | None = None
+    largest_frame: tuple[int, int] | None = None
     plugin: bool = True
     allow_host_code: bool = False
 
-    def open(self, path: Path, *, threads: int | None, parallel: int) -> Detector:
+    def open(self, path: Path, *, threads: int | None, parallel: int, sources: int = 1) -> Detector:
         """The bundle's detector; what it waits for and which runtime was taken are told on stderr.
 
-        Raises BundleError, UsageError, RuntimeFailure, MissingPackage.
+        sources: cameras whose frames may run together. Raises BundleError, UsageError, RuntimeFailure, MissingPackage.
         """
         from edge_retina.detector import Detector
         from edge_retina.runtime import Gpu
 
         with stages(path.name) as (on_stage, on_step, on_note):
             gpu = Gpu(
+                batch=self.batch or min(sources, 64),
+                largest=self.largest_frame,
                 plan=self.plan,
                 trusted=self.trust,
                 allow_host_code=self.allow_host_code,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["choose", "gpu_place", "load_module", "plugin_for"]
 
+_MOST_WORKERS = 2
 _INSTALL = {
     "tensorrt": "pip install 'edge-retina[tensorrt]', on a Jetson apt install python3-libnvinfer",
     "tensorrt_rtx": "pip install 'edge-retina[rtx]'",
@@ -87,15 +88,29 @@ def _open(plan: Plan, library: Path | None, device: Device, place: Place, parall
             f"{plan.path.name}: a version-compatible plan holds code that runs on the CPU, which was not allowed; if "
             "you compiled it yourself add --allow-host-code"
         )
-    return TrtRuntime(
-        place.trt,
-        plan.data,
-        device,
-        name=place.target,
-        parallel=parallel,
-        plugin_library=library,
-        allow_host_code=plan.host_code,
-    )
+
+    def start(workers: int) -> Runtime:
+        return TrtRuntime(
+            place.trt,
+            plan.data,
+            device,
+            name=place.target,
+            parallel=workers,
+            plugin_library=library,
+            allow_host_code=plan.host_code,
+        )
+
+    # Of two one copies while the other computes; a third would only hold memory.
+    workers = min(parallel, _MOST_WORKERS)
+    try:
+        return start(workers)
+    except PlanRefused:
+        raise
+    except RuntimeFailure as exc:
+        if workers == 1:
+            raise
+        gpu.on_note(f"one frame at a time: {exc}")
+        return start(1)
 
 
 def load_module(target: str) -> ModuleType:
@@ -132,7 +147,14 @@ def _plan(bundle: Bundle, place: Place, gpu: Gpu) -> tuple[Plan, Path | None]:
         plan = read_bare(gpu.plan, bundle=bundle.digest, trusted=gpu.trusted)
         return plan, plugin_for(place, gpu.on_note) if plan.key.plugin else None
     wanted = _wanted(bundle, place, gpu)
-    found = find_plan(bundle, place, wanted, host_code=gpu.allow_host_code, on_note=gpu.on_note)
+    found = find_plan(
+        bundle,
+        place,
+        wanted,
+        any_frames=gpu.largest is None,
+        host_code=gpu.allow_host_code,
+        on_note=gpu.on_note,
+    )
     if found is not None:
         return found, wanted.plugin
     where = place.gpu or place.capabilities[0]

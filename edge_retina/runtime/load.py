@@ -144,7 +144,7 @@ def _error_recorder(trt: ModuleType) -> Any:
         def report_error(self, code: Any, text: str) -> bool:
             self._latest.append((code, text))
             _log.error("%s", text)
-            return True  # kept; nothing to stop for
+            return True  # TensorRT's samples answer the same; the call that failed fails by itself
 
         def num_errors(self) -> int:
             return len(self._latest)

@@ -139,7 +139,10 @@ def test_with_the_plugin(gpu, monkeypatch, tmp_path, precision):
     (library := tmp_path / "plugin.so").write_bytes(b"\x7fELF library")
     monkeypatch.setenv("EDGE_RETINA_PLUGIN", str(library))
     install(monkeypatch)
-    with Detector.load(bundle.path, target="ort") as reference, Detector.load(bundle.path, target="tensorrt") as detector:
+    with (
+        Detector.load(bundle.path, target="ort") as reference,
+        Detector.load(bundle.path, target="tensorrt") as detector,
+    ):
         wanted, found = reference(FRAME), detector(FRAME)
     assert abs(len(found) - len(wanted)) <= 2
     assert np.abs(found.scores[:4] - wanted.scores[:4]).max() < 0.005  # float16 has 11 bits
@@ -189,6 +192,35 @@ def test_a_plan_for_larger_frames_serves_smaller_ones(bundle, gpu, monkeypatch):
     assert opened(bundle) == ("tensorrt", [NO_PLUGIN, "running on tensorrt"])
     opened(bundle, batch=8)
     assert len(list_plans()) == 2
+
+
+def test_a_plan_for_smaller_frames_serves_where_nobody_asked_for_larger(bundle, gpu, monkeypatch):
+    install(monkeypatch)
+    opened(bundle, largest=(480, 640))
+    _, notes = opened(bundle)
+    assert notes[1] == "this plan takes frames up to 640x480; for larger ones: --largest-frame WxH"
+    assert opened(bundle, largest=(100, 100))[1] == [NO_PLUGIN, "running on tensorrt"]
+    assert len(list_plans()) == 1
+    opened(bundle, largest=(720, 1280))
+    opened(bundle, batch=2)
+    assert len(list_plans()) == 3
+
+
+def test_two_workers_at_most(bundle, gpu, monkeypatch):
+    install(monkeypatch)
+    with open_runtime(bundle, "tensorrt", parallel=4) as runtime:
+        assert runtime.parallel == 2
+        assert gpu.contexts == 2
+
+
+def test_one_worker_where_memory_is_short_for_two(bundle, gpu, monkeypatch):
+    install(monkeypatch)
+    opened(bundle)
+    notes: list[str] = []
+    gpu.fail_allocation(2)  # the second worker's outputs
+    with open_runtime(bundle, "tensorrt", parallel=2, gpu=Gpu(on_note=notes.append)) as runtime:
+        assert runtime.parallel == 1
+    assert notes[-1].startswith("one frame at a time: out of memory on Fake Orin")
 
 
 def test_a_plan_of_a_file_wants_its_target(bundle, tmp_path):
