@@ -18,6 +18,7 @@ import click
 from rich.table import Table
 
 from edge_retina import errors
+from edge_retina.commands.bench import bench_command
 from edge_retina.commands.build import build_command
 from edge_retina.commands.calib import calib_command
 from edge_retina.commands.eval import eval_command
@@ -72,6 +73,7 @@ cli.add_command(calib_command)
 cli.add_command(sensitivity_command)
 cli.add_command(report_command)
 cli.add_command(plans_command)
+cli.add_command(bench_command)
 cli.add_command(plugin_command)
 cli.add_command(sign_command)
 cli.add_command(demo_command)

@@ -106,7 +106,7 @@ def test_commands_run(clone, command):
 
 
 def test_every_command_of_the_readme_was_seen():
-    assert len(COMMANDS) == 16
+    assert len(COMMANDS) == 17
     assert len(blocks("python")) == 2
 
 
