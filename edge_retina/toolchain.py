@@ -57,7 +57,7 @@ def lacking(version: str | None = None) -> list[tuple[str, str]]:
 
     version: of the TensorRT to build for, whose headers must be of its major version.
     """
-    nvcc, gxx = find_nvcc(), shutil.which(os.environ.get("NVCC_CCBIN") or "g++")
+    nvcc, gxx = find_nvcc(), _host_compiler()
     have = {
         "nvcc": nvcc is not None,
         "g++": gxx is not None,
@@ -155,6 +155,12 @@ def _read_version(place: Path) -> Headers | None:
     found = [re.search(rf"^#define \w*_{part}(?:_ENTERPRISE)?\s+(\d+)", text, re.M) for part in ("MAJOR", "MINOR")]
     numbers = [int(match[1]) for match in found if match]
     return Headers(place, (numbers[0], numbers[1])) if len(numbers) == 2 else None
+
+
+def _host_compiler() -> str | None:
+    """The C++ compiler that nvcc will call: $NVCC_CCBIN is one or the folder that has g++."""
+    named = os.environ.get("NVCC_CCBIN") or "g++"
+    return shutil.which("g++", path=named) if os.path.isdir(named) else shutil.which(named)
 
 
 def _has_cuda_headers(nvcc: Path) -> bool:

@@ -59,6 +59,10 @@ def test_the_host_compiler_may_be_another(machine: Machine, monkeypatch: pytest.
     machine.gxx()
     monkeypatch.setenv("NVCC_CCBIN", "g++-12")
     assert [what for what, _ in lacking()] == ["g++"]
+    monkeypatch.setenv("NVCC_CCBIN", str(machine.root))
+    assert [what for what, _ in lacking()] == ["g++"]
+    monkeypatch.setenv("NVCC_CCBIN", str(machine.bin))  # nvcc takes the folder too
+    assert lacking() == []
 
 
 def test_where_nvcc_is_looked_for(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ def nvcc() -> Path:
     found = plugin_registers.find_nvcc()
     if found is None:
         pytest.skip("needs nvcc (pip install nvidia-cuda-nvcc and what it names, or a CUDA toolkit)")
+    if shutil.which("g++") is None:
+        pytest.skip("needs g++, which nvcc calls (apt install g++)")
     return found
 
 

@@ -5,6 +5,7 @@ That each input is read through the counted loads alone, the emulator enforces: 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -80,6 +81,17 @@ def test_at_full_size_each_logit_is_read_once_though_all_pass(emulator):
 def test_workspace_is_bounded_whatever_is_kept(emulator, choice, top_k):
     spec = full_size(800, 1344, top_k=top_k, class_choice=choice)
     assert emulator.workspace(params_of(spec), formats_of(spec)) <= WORKSPACE
+
+
+@pytest.mark.parametrize("top_k", [1, 1000, 5000])
+@pytest.mark.parametrize(("choice", "classes"), [("every", 80), ("best", 80), ("best", 1), ("every", 1)])
+@pytest.mark.parametrize("side", [64, 640, 1344])
+def test_workspace_of_an_image_is_what_the_readme_says(emulator, choice, classes, side, top_k):
+    spec = replace(full_size(side, side), labels=("x",) * classes, top_k=top_k, class_choice=choice)
+    anchors = sum(9 * height * width for height, width in spec.level_shapes)
+    keys = 8 * anchors if choice == "best" else anchors * classes / 4
+    most = keys + 40 * top_k * spec.num_levels + 24 * spec.max_detections + 8192
+    assert emulator.workspace(params_of(spec), formats_of(spec)) <= most
 
 
 @pytest.mark.parametrize("top_k", [1, 300, 5000])

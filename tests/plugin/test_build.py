@@ -61,6 +61,7 @@ def test_it_loads_without_gpu_driver_or_tensorrt(built: Path) -> None:
 def configure(tmp_path: Path) -> list[str]:
     if find_nvcc() is None:
         pytest.skip("needs nvcc")
+    tool("g++")
     return [tool("cmake"), "-S", str(KERNELS), "-B", str(tmp_path), "-DCMAKE_CUDA_ARCHITECTURES=87"]
 
 
