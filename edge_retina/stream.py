@@ -112,7 +112,8 @@ def infer_batches(
             yield frame, detections, milliseconds
 
 
-# What else happens to the detections of a frame: gets what was found so far, and where to tell events.
+# What else happens to the detections of a frame: gets what was found so far, and where to tell events. One that has a
+# method `finish` hears of the end by it, with where to tell events.
 Step = Callable[[Frame, Detections, Callable[[Event], None]], Detections]
 
 
@@ -212,12 +213,12 @@ def run(
     limits = dataclasses.replace(limits or Limits(), frame_size=frame_size)
     if batch is None:
         batch = 1 if detector.runtime.name == "ort" else _MOST_IN_A_BATCH
-    host = SinkHost(_open_outs(outs, fps), live=live, on_event=on_event)
 
     def tell(event: Event) -> None:
         host.event(event)
         on_event(event)
 
+    host = SinkHost(_open_outs(outs, fps, tell), live=live, on_event=on_event)
     try:
         feeds = open_feeds(sources, bell, limits=limits, patience=patience, on_event=tell)
         try:
@@ -242,6 +243,9 @@ def run(
                 feed.stop()
             if live or len(feeds) > 1:
                 summary.cameras = {feed.name: feed.counts for feed in feeds}
+            for step in steps:
+                if (finish := getattr(step, "finish", None)) is not None:
+                    finish(tell)
     except BaseException as exc:
         with suppress(EdgeRetinaError):  # the first error is the one to hear about
             host.close(hurry=stop.is_set() or isinstance(exc, KeyboardInterrupt))
@@ -251,9 +255,11 @@ def run(
     return summary
 
 
-def _open_outs(outs: Sequence[str | os.PathLike[str]], fps: float) -> list[tuple[str | os.PathLike[str], Sink]]:
+def _open_outs(
+    outs: Sequence[str | os.PathLike[str]], fps: float, tell: Callable[[Event], None]
+) -> list[tuple[str | os.PathLike[str], Sink]]:
     """All sinks, or none of them."""
     with ExitStack() as stack:
-        sinks = [(out, stack.enter_context(open_sink(out, fps=fps))) for out in outs]
+        sinks = [(out, stack.enter_context(open_sink(out, fps=fps, on_event=tell))) for out in outs]
         stack.pop_all()
     return sinks

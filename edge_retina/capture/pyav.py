@@ -26,6 +26,9 @@ __all__ = ["open_stream", "open_url"]
 _LAG_NS = 500_000_000
 # So many packets in a row that do not decode are no stream.
 _MOST_DAMAGED = 100
+# The share of the time to the first frame for which a key frame is awaited; some streams have none.
+_KEY_SHARE = 0.7
+_CHUNKS = 1 << 15  # AV_CODEC_FLAG2_CHUNKS of libavcodec/avcodec.h
 # Paced streams: further behind than that, the time base is moved.
 _BEHIND_S = 1.0
 _PROBE_US = 2_000_000
@@ -75,6 +78,9 @@ class _Reader:
         self._stream = container.streams.video[0]
         # Frame threads would hold back a frame each.
         self._stream.thread_type = "SLICE"
+        if self._stream.codec_context.name == "h264":
+            # A picture's slices come as several packets from some servers; a picture for each would be torn.
+            self._stream.codec_context.flags2 |= _CHUNKS
         # Both come in bursts, faster than they are to be seen.
         self._paced = "hls" in container.format.name or (container.duration or 0) > 0
         self._has_end = (container.duration or 0) > 0
@@ -85,10 +91,11 @@ class _Reader:
 
     def frames(self) -> Generator[Frame, None, None]:
         index = damaged = 0
-        skipping = False
+        # Before its first key frame a stream decodes to grey.
+        skipping, give_up_ns = True, time.monotonic_ns() + round(self._request.patience.open_s * _KEY_SHARE * 1e9)
         for packet, lag_ns in self._packets():
             skipping = (skipping or lag_ns > _LAG_NS) and not (packet.is_keyframe and lag_ns <= _LAG_NS)
-            if skipping and not packet.is_keyframe:
+            if skipping and not packet.is_keyframe and (index > 0 or time.monotonic_ns() < give_up_ns):
                 continue
             try:
                 pictures = packet.decode()

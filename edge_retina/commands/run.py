@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +14,21 @@ import click
 
 from edge_retina import errors, project
 from edge_retina.commands.runtime import Chosen, runtime_options
+from edge_retina.events import Event
 
 __all__ = ["run_command"]
 
 
 @click.command("run")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--camera", metavar="N", help="Camera number or device, such as 0 or /dev/video2.")
-@click.option("--source", metavar="URI", help="Video file, image, folder, glob, camera, stream or test://.")
+@click.option("--camera", "cameras", metavar="N", multiple=True, help="Camera: 0, /dev/video2 or csi://0; repeatable.")
+@click.option(
+    "--source",
+    "sources",
+    metavar="[NAME=]URI",
+    multiple=True,
+    help="Video file, image, folder, glob, camera, stream or test://; repeatable.",
+)
 @click.option("--out", "outs", metavar="URI", multiple=True, help="out.mp4, out.jsonl, folder/, display:// or -.")
 @click.option(
     "--min-score",
@@ -26,48 +37,130 @@ __all__ = ["run_command"]
     show_default=True,
     help="Leave out detections below this score; 0 keeps all that the bundle gives.",
 )
-@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames, of all sources.")
+@click.option("--max-age", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Skip older live frames.")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Work on so many frames a second of a source.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
 @runtime_options
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 def run_command(
     bundle: Path | None,
-    camera: str | None,
-    source: str | None,
+    cameras: tuple[str, ...],
+    sources: tuple[str, ...],
     outs: tuple[str, ...],
     min_score: float,
     max_frames: int | None,
+    max_age: float | None,
+    fps: float | None,
     threads: int | None,
     as_json: bool,
     chosen: Chosen,
 ) -> None:
-    """Detect on a camera, a video or pictures.
+    """Detect on cameras, videos or pictures.
 
     Without BUNDLE: the one that edge-retina.toml names, else the only *.edge in this folder. Without --out: a window
-    where there is a display, else a line per frame.
+    where there is a display, else a line per frame. A camera that stops is connected again.
     """
+    from edge_retina.feeds import named
+    from edge_retina.newest import Limits
+    from edge_retina.sources import is_live
     from edge_retina.stream import frames_at_once, run
 
-    if (camera is None) == (source is None):
+    if not cameras + sources:
         raise errors.UsageError("run wants one of --camera N and --source URI, such as --camera 0 or --source ride.mp4")
+    feeds = [named(text) for text in cameras + sources]
     folder = Path.cwd()
     path = bundle or project.find_bundle(folder, project.read_project(folder))
-    uri = camera if camera is not None else source
-    assert uri is not None
     targets = [*outs, *(["-"] if as_json and "-" not in outs else [])]
     lines = False
     if not targets:
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
     on_frame = _line if lines else lambda *_: None
-    with chosen.open(path, threads=threads, parallel=frames_at_once(uri)) as detector:
-        summary = run(detector, uri, targets, max_frames=max_frames, min_score=min_score, on_frame=on_frame)
+    parallel = frames_at_once(feeds[0].uri) if len(feeds) == 1 else 1
+    with _stopping() as stop, chosen.open(path, threads=threads, parallel=parallel, sources=len(feeds)) as detector:
+        summary = run(
+            detector,
+            feeds,
+            targets,
+            max_frames=max_frames,
+            min_score=min_score,
+            limits=Limits(fps=fps, max_age_ms=max_age),
+            batch=chosen.batch,
+            on_frame=on_frame,
+            on_event=_Told(alone=len(feeds) == 1, live=any(is_live(feed.uri) for feed in feeds)),
+            stop=stop,
+        )
     latency = summary.to_json()["latency_ms_p50"] or 0
     counts = f"{summary.frames} frames, {summary.detections} detections"
-    click.echo(f"{counts}, {summary.fps:.1f} fps, {latency} ms a frame (median)", err=True)
+    _talk(f"{counts}, {summary.fps:.1f} fps, {latency} ms a frame (median)")
+    for name, camera in summary.cameras.items():
+        _talk(f"{name}: {camera.captured} captured, {camera.processed} worked on, {camera.dropped} skipped")
+    for sink, lost in summary.lost.items():
+        _talk(f"{sink}: too slow for {lost} results")
+    if stop.is_set():
+        raise KeyboardInterrupt
+    if summary.failures:
+        raise summary.failures[0]
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal interrupts at once. Signals are as before afterwards."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _talk(text: str) -> None:
+    click.echo(text, err=True)
+
+
+class _Told:
+    """Tells what happens to cameras and sinks, a line each on stderr; what is seen in a picture is for the sinks.
+
+    Not what the run is about to end by: the first failure of a source that is alone, a sink's over files.
+    """
+
+    def __init__(self, *, alone: bool, live: bool) -> None:
+        self._quiet, self._live = alone, live
+
+    def __call__(self, event: Event) -> None:
+        self._quiet = self._quiet and event.kind != "live"
+        first = event.kind == "connecting" and event.data.get("attempt") == 1
+        if event.kind == "sink":
+            if self._live:
+                self._tell(event, str(event.data.get("sink", "")))
+        elif event.kind in ("connecting", "live", "stale", "down", "size") and not (self._quiet or first):
+            self._tell(event, event.camera)
+
+    @staticmethod
+    def _tell(event: Event, who: str) -> None:
+        facts = [event.reason] if event.reason else []
+        if "retry_s" in event.data:
+            facts.append(f"next attempt in {event.data['retry_s']:.1f} s")
+        if "width" in event.data:
+            facts.append(f"{event.data['width']}x{event.data['height']}")
+        if "lost" in event.data:
+            facts.append(f"{event.data['lost']} results lost to it so far")
+        _talk(f"{who}: {event.kind}" + (f" ({'; '.join(facts)})" if facts else ""))
 
 
 def _line(frame: Any, detections: Any) -> None:
     """One frame as a line of text."""
     what = ", ".join(f"{d.name} {d.score:.2f} at {d.xyxy[0]:.0f},{d.xyxy[1]:.0f}" for d in detections) or "nothing"
-    click.echo(f"{frame.name or frame.index}: {what}")
+    where = f"{frame.camera} {frame.index}" if frame.camera and frame.camera != frame.source else frame.index
+    click.echo(f"{frame.name or where}: {what}")
