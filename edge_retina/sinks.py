@@ -2,7 +2,7 @@
 
 JSON lines: `out.jsonl`, or `-` for stdout; in parts of a bounded size: `out.jsonl?rotate=100MB&keep=10`.
 Annotated video: `out.mp4`, `out.avi`, `out.mkv`. Annotated images: `out/`, one per frame; `out.jpg` or `out.png`, for
-exactly one frame. Window: `display://`.
+exactly one frame. Window: `display://`. Pictures of what happens: `snapshots/?on=zone,line`.
 A page to look at in a browser: `http://127.0.0.1:8080`, see edge_retina/web. POST to a server:
 `post+http://server/path`, see edge_retina/posting.py.
 
@@ -28,6 +28,7 @@ from edge_retina.events import Event
 from edge_retina.jsonl import JsonLines, Stdout
 from edge_retina.rotate import RotatingLines, Rotation
 from edge_retina.sink import Sink, StopStream, protect_source
+from edge_retina.snapshots import SnapshotOptions, Snapshots
 from edge_retina.types import U8, Detections, Frame
 from edge_retina.video import VIDEO_FOURCC, count_frames, open_video_writer, pad_to_even
 from edge_retina.window import close_window, open_window, require_display, show
@@ -88,6 +89,8 @@ def _with_options(text: str) -> Sink | None:
         return None
     if place.lower().endswith(".jsonl"):
         return RotatingLines(Path(os.path.realpath(place)), Rotation.parse(query))
+    if place.endswith(("/", os.sep)) and "=" in query:
+        return Snapshots(Path(os.path.realpath(place)), SnapshotOptions.parse(query))
     return None
 
 
