@@ -193,6 +193,6 @@ def plugin_for(place: Place, on_note: Callable[[str], None] = lambda _: None) ->
         return None
     try:
         return build_library(version, place.compute_capability, on_note=on_note)
-    except (RuntimeFailure, OutputError) as exc:
+    except (MissingPackage, RuntimeFailure, OutputError) as exc:
         on_note(f"decoding in TensorRT's own layers, for the plugin cannot be built: {exc}")
         return None

@@ -38,7 +38,7 @@ def nvcc() -> Path:
     return found
 
 
-@pytest.mark.parametrize("architecture", ["87", "120"])
+@pytest.mark.parametrize("architecture", plugin_registers.ARCHITECTURES)
 def test_registers_and_shared_memory_stay_in_bounds(nvcc, architecture):
     usages = plugin_registers.measure(nvcc, architecture)
     assert {usage.kernel for usage in usages} == KERNELS
