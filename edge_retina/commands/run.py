@@ -14,6 +14,7 @@ import click
 
 from edge_retina import errors, project
 from edge_retina.commands.runtime import Chosen, runtime_options
+from edge_retina.commands.tracking import Watched, summary_lines, tracking_options
 from edge_retina.events import Event
 
 __all__ = ["run_command"]
@@ -41,6 +42,7 @@ __all__ = ["run_command"]
 @click.option("--max-age", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Skip older live frames.")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Work on so many frames a second of a source.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@tracking_options
 @runtime_options
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 def run_command(
@@ -55,6 +57,7 @@ def run_command(
     threads: int | None,
     as_json: bool,
     chosen: Chosen,
+    watched: Watched,
 ) -> None:
     """Detect on cameras, videos or pictures.
 
@@ -77,6 +80,7 @@ def run_command(
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
     on_frame = _line if lines else lambda *_: None
+    watch = watched.open()
     parallel = frames_at_once(feeds[0].uri) if len(feeds) == 1 else 1
     with _stopping() as stop, chosen.open(path, threads=threads, parallel=parallel, sources=len(feeds)) as detector:
         summary = run(
@@ -87,6 +91,7 @@ def run_command(
             min_score=min_score,
             limits=Limits(fps=fps, max_age_ms=max_age),
             batch=chosen.batch,
+            steps=[watch] if watch else [],
             on_frame=on_frame,
             on_event=_Told(alone=len(feeds) == 1, live=any(is_live(feed.uri) for feed in feeds)),
             stop=stop,
@@ -96,6 +101,8 @@ def run_command(
     _talk(f"{counts}, {summary.fps:.1f} fps, {latency} ms a frame (median)")
     for name, camera in summary.cameras.items():
         _talk(f"{name}: {camera.captured} captured, {camera.processed} worked on, {camera.dropped} skipped")
+    for line in summary_lines(watch) if watch else ():
+        _talk(line)
     for sink, lost in summary.lost.items():
         _talk(f"{sink}: too slow for {lost} results")
     if stop.is_set():

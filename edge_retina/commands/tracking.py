@@ -1,0 +1,87 @@
+"""The options that say what is tracked and watched, and what comes of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edge_retina.errors import UsageError
+
+if TYPE_CHECKING:
+    from edge_retina.watch import Watch
+
+__all__ = ["Watched", "summary_lines", "tracking_options"]
+
+_OPTIONS = (
+    click.option("--track", is_flag=True, help="Give each object a number that it keeps."),
+    click.option(
+        "--line",
+        "lines",
+        metavar="[CAMERA/]NAME=X,Y,X,Y",
+        multiple=True,
+        help="Count tracks over a line, pixels or percent, such as gate=0,50%,100%,50%; repeatable.",
+    ),
+    click.option(
+        "--zone",
+        "zones",
+        metavar="[CAMERA/]NAME=X,Y,X,Y,X,Y,...",
+        multiple=True,
+        help="Tell when tracks enter and leave an area; repeatable.",
+    ),
+    click.option(
+        "--margin",
+        type=click.FloatRange(min=0),
+        metavar="PX",
+        help="How far beyond a line a track must be to count [1 % of the frame's diagonal].",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Watched:
+    """The options of tracking, as they were given."""
+
+    track: bool = False
+    lines: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    margin: float | None = None
+
+    def open(self) -> Watch | None:
+        """The step of a stream that they mean; None where nothing is tracked. Raises UsageError, MissingPackage."""
+        if not (self.track or self.lines or self.zones):
+            if self.margin is not None:
+                raise UsageError("--margin is for --line and --zone, found neither; add one or leave it out")
+            return None
+        from edge_retina.tracking import Tracker
+        from edge_retina.watch import Outline, Watch
+
+        lines, zones = map(Outline.parse, self.lines), map(Outline.parse, self.zones)
+        return Watch(Tracker(), tuple(lines), tuple(zones), margin=self.margin)
+
+
+def summary_lines(watch: Watch) -> list[str]:
+    """What was seen, a line of text each: tracks by name, crossings by camera and line."""
+    seen = ", ".join(f"{count} {name}" for name, count in watch.seen.most_common())
+    lines = [f"tracks: {seen or 'none'}"]
+    for (camera, line), counts in sorted(watch.crossings.items()):
+        where = f"{camera} {line}" if camera else line
+        lines.append(f"{where}: {counts['in']} in, {counts['out']} out")
+    return lines
+
+
+def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of tracking; the command gets them as one argument, `watched`."""
+    names = [f.name for f in fields(Watched)]
+
+    @functools.wraps(command)
+    def collected(**arguments: Any) -> Any:
+        given = {name: arguments.pop(name) for name in names}
+        return command(**arguments, watched=Watched(**given))
+
+    for option in reversed(_OPTIONS):
+        collected = option(collected)
+    return collected
