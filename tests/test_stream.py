@@ -11,13 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from faults import MjpegCamera
 from models import tiny_model
 
 from edge_retina import Detector, build
 from edge_retina.errors import InputError, OutputError, UsageError
+from edge_retina.events import Event
 from edge_retina.runtime import cores
 from edge_retina.sinks import Sink, open_sink
-from edge_retina.stream import Summary, frames_at_once, infer, read_ahead, run
+from edge_retina.stream import Named, Summary, frames_at_once, infer, read_ahead, run
 from edge_retina.types import Detections, Frame
 
 
@@ -217,3 +219,100 @@ def test_frames_before_a_fault_are_written(detector, tmp_path):
     with pytest.raises(InputError, match=r"9\.png"):
         run(detector, tmp_path, [tmp_path / "out.jsonl"])
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 8
+
+
+# ---- live, and several at once
+
+
+LIVE = "test://?size=96x64&fps=50&frames={}&live=1&seed={}"
+
+
+def test_no_source_at_all(detector):
+    with pytest.raises(UsageError, match="wanted a source"):
+        run(detector, [], [])
+
+
+@pytest.mark.parametrize("batch", [None, 4])
+def test_several_sources_one_detector(detector, tmp_path, batch):
+    sources = [Named(LIVE.format(20, 1), "left"), Named(LIVE.format(20, 2), "right"), Named(LIVE.format(20, 3), "back")]
+    events = []
+    summary = run(detector, sources, [tmp_path / "o.jsonl"], batch=batch, on_event=events.append)
+    assert set(summary.cameras) == {"left", "right", "back"}
+    for counts in summary.cameras.values():
+        assert counts.captured == 20 == counts.processed + counts.dropped
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    frames = [row for row in rows if "frame" in row]
+    assert len(frames) + summary.lost.get(str(tmp_path / "o.jsonl"), 0) == summary.frames
+    assert summary.frames == sum(c.processed for c in summary.cameras.values())
+    assert {row["camera"] for row in frames} == {"left", "right", "back"}
+    assert len(summary.age_ms) == summary.frames
+    assert {event.kind for event in events} == {"connecting", "live", "down"}
+    assert json.dumps(summary.to_json())
+
+
+def test_results_in_a_batch_are_those_alone(detector):
+    found = {}
+    for batch in (1, 3):
+        sources = [Named(f"test://?size=96x64&frames=5&seed={seed}", str(seed)) for seed in range(3)]
+        rows = found.setdefault(batch, {})
+        run(
+            detector,
+            sources,
+            [],
+            batch=batch,
+            on_frame=lambda f, d, rows=rows: rows.update({(f.camera, f.index): d.to_json()}),
+        )
+    assert len(found[1]) == 15
+    assert found[1] == found[3]
+
+
+def test_steps_change_detections_and_hear_of_the_end(detector):
+    class Step:
+        finished = 0
+
+        def __call__(self, frame, detections, tell):
+            tell(Event("track", frame.camera))
+            return detections[:1]
+
+        def finish(self, tell):
+            self.finished += 1
+            tell(Event("zone"))
+
+    step, events = Step(), []
+    summary = run(detector, "test://?size=96x64&frames=3", [], steps=[step], on_event=events.append)
+    assert summary.detections == 3
+    assert [event.kind for event in events] == ["track"] * 3 + ["zone"]
+    assert step.finished == 1
+
+
+def test_stop_ends_a_live_run_at_once_though_one_camera_is_frozen(detector, tmp_path):
+    frozen = MjpegCamera()
+    frozen.frozen = True
+    stop = threading.Event()
+    threading.Timer(0.4, stop.set).start()
+    outs = [tmp_path / "o.jsonl", tmp_path / "o.avi"]
+    start = time.monotonic()
+    summary = run(detector, [LIVE.format(0, 1), frozen.url], outs, stop=stop)
+    assert time.monotonic() - start < 2.4
+    assert summary.frames > 5
+    assert (tmp_path / "o.jsonl").read_text().endswith("\n")
+    video = cv2.VideoCapture(str(tmp_path / "o.avi"))
+    assert video.isOpened()
+    video.release()
+    frozen.close()
+    time.sleep(0.1)
+
+
+def test_a_sink_that_crashes_leaves_a_live_run_to_the_others(detector, tmp_path, monkeypatch):
+    failing = FailsAtTheSecond()
+    monkeypatch.setattr(
+        "edge_retina.stream.open_sink", lambda uri, **options: failing if uri == "x" else open_sink(uri, **options)
+    )
+    events = []
+    summary = run(detector, LIVE.format(15, 1), [tmp_path / "out.jsonl", "x"], on_event=events.append)
+    assert summary.frames > 2
+    assert [str(error) for error in summary.failures] == ["the disk is full"]
+    assert [(event.reason, event.data["sink"]) for event in events if event.kind == "sink"] == [
+        ("the disk is full", "x")
+    ]
+    assert failing.events[-1] == "close"
