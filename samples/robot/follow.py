@@ -1,26 +1,39 @@
-"""Turn towards the largest detection: the loop of a robot that embeds edge-retina.
+"""Turn towards the nearest object and drive up to it: the loop of a robot that embeds edge-retina.
 
     python samples/robot/follow.py model.edge 0              # camera 0
     python samples/robot/follow.py demo-out/digits.edge samples/digits/pan.mp4 --name 8
 
-Prints one steering command per frame: -1 (left) .. 1 (right), 0 when nothing is in sight.
+Prints a velocity command per frame: its index, the turn, -1 (full left) .. 1 (full right), and the speed, 0 .. 1.
+Without an object in sight, or with a picture that is too old to act on, both are 0: the robot stops.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from edge_retina import Detections, Detector
+from edge_retina import Detections, Detector, Frame
+
+OLDEST_MS = 500.0
+ARRIVED = 0.6  # of the frame's height: what looks so large is near enough
 
 
-def steer(detections: Detections) -> float:
-    """Horizontal place of the largest detection, -1 at the left edge of the frame, 1 at the right; 0 without one."""
+def steer(detections: Detections) -> tuple[float, float]:
+    """Turn and speed towards the detection that looks largest, which of one kind is the nearest; 0, 0 without one."""
     if len(detections) == 0:
-        return 0.0
+        return 0.0, 0.0
+    height, width = detections.shape
     x1, y1, x2, y2 = detections.xyxy.T
-    largest = int(((x2 - x1) * (y2 - y1)).argmax())
-    centre = (x1[largest] + x2[largest]) / 2
-    return round(float(2 * centre / detections.shape[1] - 1), 3)
+    nearest = int(((x2 - x1) * (y2 - y1)).argmax())
+    turn = float((x1[nearest] + x2[nearest]) / width - 1)
+    speed = max(0.0, 1 - float(y2[nearest] - y1[nearest]) / (ARRIVED * height)) * (1 - abs(turn))
+    return round(turn, 3), round(speed, 3)
+
+
+def command(frame: Frame, detections: Detections) -> tuple[float, float]:
+    """What to do about a frame; nothing about one that is old."""
+    age_ms = frame.age_ms()
+    too_old = frame.stale or (age_ms is not None and age_ms > OLDEST_MS)
+    return (0.0, 0.0) if too_old else steer(detections)
 
 
 def main() -> None:
@@ -35,7 +48,7 @@ def main() -> None:
     with Detector.load(options.bundle) as detector:
         for frame, detections in detector.stream(options.source, max_frames=options.max_frames):
             wanted = detections.mask(min_score=options.min_score, names=[options.name] if options.name else None)
-            print(frame.index, steer(wanted), flush=True)
+            print(frame.index, *command(frame, wanted), flush=True)
 
 
 if __name__ == "__main__":
