@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from edge_retina.errors import OutputError, UsageError
-from edge_retina.sources import redact
 
 __all__ = ["Address", "listen", "parse_address"]
 
@@ -44,14 +43,14 @@ class Address:
 
 def parse_address(uri: str, environment: Mapping[str, str]) -> Address:
     """The Address in a URI, its token from the environment where the URI has none. Raises UsageError."""
-    shown = redact(uri)
+    # No message quotes the URI, for a token may stand in any place of it.
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
     except ValueError as exc:
-        raise UsageError(f"{shown}: not an address; use http://127.0.0.1:{DEFAULT_PORT}") from exc
+        raise UsageError(f"not an address to serve a page at; use http://127.0.0.1:{DEFAULT_PORT}") from exc
     if not host or parts.username is not None or parts.path.strip("/") or parts.fragment:
-        raise UsageError(f"{shown}: wanted http://HOST:PORT and nothing behind it, such as http://127.0.0.1:8080")
+        raise UsageError(f"a page wants http://HOST:PORT and no user or path, such as http://127.0.0.1:{DEFAULT_PORT}")
     values: dict[str, Any] = {"token": environment.get(TOKEN_VARIABLE, "")}
     names = []
     for key, text in parse_qsl(parts.query, keep_blank_values=True):
@@ -60,7 +59,8 @@ def parse_address(uri: str, environment: Mapping[str, str]) -> Address:
         elif key in _OPTIONS:
             values[key] = _OPTIONS[key](key, text)
         else:
-            raise UsageError(f"{shown}: no option {key!r}; use one of {sorted([*_OPTIONS, 'host'])}")
+            found = repr(key) if text else "an option without a value"
+            raise UsageError(f"a page has no option {found}; use one of {sorted([*_OPTIONS, 'host'])}")
     token = values["token"]
     if token and (len(token) < LEAST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
         raise UsageError(

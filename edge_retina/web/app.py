@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -158,6 +158,6 @@ async def _form(request: Request) -> str | None:
 
     try:
         whole = await asyncio.wait_for(read(), _FORM_S)
-    except asyncio.TimeoutError:
+    except (asyncio.TimeoutError, ClientDisconnect):
         return None
     return None if whole is None else parse_qs(whole.decode("utf-8", "replace")).get("token", [""])[0].strip()

@@ -162,13 +162,12 @@ class Board:
 
     def summary(self) -> dict[str, Any]:
         """All cameras now, as plain values."""
-        with self._lock:
-            now_ns = self._clock()
-            return {
-                "time": round(time.time(), 3),
-                "uptime_s": round((now_ns - self._started_ns) / 1e9, 1),
-                "cameras": [{"name": name} | stats.to_json(now_ns) for name, stats in self._cameras.items()],
-            }
+        now_ns = self._clock()
+        rows = []
+        for name in self.cameras():
+            with self._lock:  # for each anew, so that who writes does not wait for all
+                rows.append({"name": name} | self._cameras[name].to_json(now_ns))
+        return {"time": round(time.time(), 3), "uptime_s": round((now_ns - self._started_ns) / 1e9, 1), "cameras": rows}
 
     def history(self) -> dict[str, Any]:
         """The last minutes in steps of BUCKET_S: of each class how many were in view, of each camera its latency.
@@ -180,17 +179,17 @@ class Board:
             numbers = range(last - BUCKETS, last)
             series = {name: stats.history(numbers) for name, stats in self._cameras.items()}
             notes = [note.row for note in self._notes][-_NOTES_SHOWN:]
-            # Under the lock, for the bucket being filled is of it too when the clock stands at an edge.
-            return {
-                "step_s": BUCKET_S,
-                "classes": _in_view(list(series.values())),
-                "latency": [
-                    {"camera": name, **{f"p{share}": _latency(buckets, share) for share in (50, 99)}}
-                    for name, buckets in series.items()
-                    if any(bucket is not None and bucket.ages for bucket in buckets)
-                ],
-                "events": notes,
-            }
+        # Buckets of the past are not written any more, so the rest needs no lock.
+        return {
+            "step_s": BUCKET_S,
+            "classes": _in_view(list(series.values())),
+            "latency": [
+                {"camera": name, **{f"p{share}": _latency(buckets, share) for share in (50, 99)}}
+                for name, buckets in series.items()
+                if any(bucket is not None and bucket.ages for bucket in buckets)
+            ],
+            "events": notes,
+        }
 
     def _stats(self, camera: str, now_ns: int) -> CameraStats:
         if camera not in self._cameras:
@@ -220,7 +219,7 @@ def _in_view(series: list[list[Bucket | None]]) -> list[dict[str, Any]]:
 
 
 def _latency(buckets: list[Bucket | None], share: float) -> list[float | None]:
-    values = (None if bucket is None else percentile(bucket.ages, share) for bucket in buckets)
+    values = (None if bucket is None else percentile(sorted(bucket.ages), share) for bucket in buckets)
     return [None if value is None else round(value, 1) for value in values]
 
 

@@ -73,12 +73,19 @@ class Feeds:
             else:
                 await self._changes.next()
 
-    async def results(self, cameras: Sequence[str]) -> AsyncGenerator[bytes, None]:
-        """Server-sent events: the newest result of each camera, then every result and event; of all, or of these."""
-        loop = asyncio.get_running_loop()
-        now = [shown for name in self._board.cameras() if (shown := self._board.newest(name)) is not None]
+    def results(self, cameras: Sequence[str]) -> AsyncGenerator[bytes, None]:
+        """Server-sent events: the newest result of each camera, then every result and event; of all, or of these.
+
+        From now on, whenever the first piece is asked for.
+        """
         sequence = self._board.sequence
-        yield _RETRY + b"".join(shown.message for shown in now if not cameras or shown.camera in cameras)
+        now = [shown for name in self._board.cameras() if (shown := self._board.newest(name)) is not None]
+        now = [shown for shown in now if shown.sequence <= sequence and (not cameras or shown.camera in cameras)]
+        return self._results(cameras, sequence, b"".join(shown.message for shown in now))
+
+    async def _results(self, cameras: Sequence[str], sequence: int, now: bytes) -> AsyncGenerator[bytes, None]:
+        loop = asyncio.get_running_loop()
+        yield _RETRY + now
         yield _TAKEN
         spoke = loop.time()
         while not self._closed:

@@ -68,7 +68,7 @@ function showCamera(camera) {
   }
   facts.push(fact("Frames", camera.frames.toLocaleString("en")));
   if (camera.live) {
-    facts.push(fact("Dropped", camera.drops.toLocaleString("en")), fact("Returns", camera.reconnects));
+    facts.push(fact("Dropped", camera.drops.toLocaleString("en")), fact("Reconnects", camera.reconnects));
     const seconds = camera.age_ms / 1000;
     facts.push(seconds < 10 ? fact("Age", camera.age_ms, "ms") : fact("Age", duration(seconds)));
   }
@@ -78,8 +78,8 @@ function showCamera(camera) {
   const text = counts.map(([name, count]) => `${count} ${name}`).join(", ");
   const bold = counts.flatMap(([name, count], number) => {
     const value = document.createElement("b");
-    value.textContent = count;
-    return [number ? ", " : "", value, ` ${name}`];
+    value.textContent = `${name} × ${count}`;
+    return [number ? ", " : "", value];
   });
   shown.seen.replaceChildren("In view: ", ...(bold.length ? bold : ["nothing"]));
   shown.canvas.setAttribute("aria-label", `Live picture of ${camera.name}; in view: ${text || "nothing"}`);
@@ -130,7 +130,8 @@ function showHistory(history) {
     time.dateTime = when.toISOString();
     time.textContent = when.toLocaleTimeString();
     const about = { ...event };
-    for (const key of ["event", "camera", "at_ns", "time_ns", "reason"]) delete about[key];
+    if (about.width && about.height) about.size = `${about.width} × ${about.height}`;
+    for (const key of ["event", "camera", "at_ns", "time_ns", "reason", "width", "height"]) delete about[key];
     const details = Object.entries(about).map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`);
     text.textContent = [event.camera, STATES[event.event] ?? event.event, event.reason, ...details].filter(Boolean).join(" · ");
     row.append(time, text);

@@ -22,7 +22,7 @@ __all__ = ["ServerThread"]
 
 _START_S = 10.0
 # Streams that nobody takes from are cut off after the first, and whoever still lingers after the second is left behind.
-_CUT_OFF_S = 0.6
+_CUT_OFF_S = 0.3
 _CLOSE_S = 1.8
 # A connection that asks for nothing, or not to the end, is closed after one to two of these.
 _IDLE_S = 5.0

@@ -23,15 +23,15 @@ STALLED_S = 3.0
 
 
 def percentile(values: Sequence[float], per_cent: float) -> float | None:
-    """The value that per_cent of the values do not exceed (nearest rank); None of none.
+    """The one of the ascending values that per_cent of them do not exceed (nearest rank); None of none.
 
-    >>> percentile([3.0, 1.0, 2.0], 50), percentile([], 50)
+    >>> percentile([1.0, 2.0, 3.0], 50), percentile([], 50)
     (2.0, None)
     """
     if not values:
         return None
     rank = -(-len(values) * per_cent // 100)
-    return sorted(values)[max(0, int(rank) - 1)]
+    return values[max(0, int(rank) - 1)]
 
 
 @dataclass
@@ -116,7 +116,7 @@ class CameraStats:
     def to_json(self, now_ns: int) -> dict[str, Any]:
         """Plain values, as the page shows them."""
         state, seconds = self.state(now_ns)
-        ages = [age for at, age in self._ages if now_ns - at <= _LATENCY_S * _S]
+        ages = sorted(age for at, age in self._ages if now_ns - at <= _LATENCY_S * _S)
         return {
             "state": state,
             "state_s": round(seconds, 1),
