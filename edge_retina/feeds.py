@@ -210,7 +210,7 @@ def gather(
     """
     order = list(feeds)
     rest = max_frames
-    while rest is None or rest > 0:
+    while (rest is None or rest > 0) and not stop.is_set():
         with bell.rung:
             while not (batch := _take(order, most if rest is None else min(most, rest))):
                 _raise_errors(feeds)
@@ -219,9 +219,7 @@ def gather(
                 now_ns = time.monotonic_ns()
                 due = [seconds for feed in feeds if (seconds := feed.due_s(now_ns)) is not None]
                 bell.rung.wait(min([_LOOK_S, *due]))
-        if stop.is_set():
-            return
-        yield batch
+        yield batch  # though stop was set meanwhile: what is taken counts as worked on
         rest = None if rest is None else rest - len(batch)
 
 

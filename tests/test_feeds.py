@@ -121,6 +121,19 @@ def test_a_cap_holds_for_each_source() -> None:
     assert 0.3 < time.monotonic() - start < 1.0
 
 
+def test_what_was_taken_is_worked_on_though_stop_is_set() -> None:
+    bell, stop = Bell(), threading.Event()
+    feeds = open_feeds([Named("test://?size=16x16&fps=500&frames=0&live=1")], bell)
+    feeds[0].start()
+    given = 0
+    threading.Timer(0.2, stop.set).start()
+    for batch in gather(feeds, bell, stop=stop):
+        given += len(batch)
+    feeds[0].stop()
+    counts = feeds[0].counts
+    assert given == counts.processed == counts.captured - counts.dropped > 10
+
+
 def test_stop_ends_the_wait() -> None:
     camera = MjpegCamera()
     camera.frozen = True
