@@ -192,7 +192,7 @@ class PostLines(Sink):
         if answer == "refused":
             self._tell_of_failure()
         if recovered:
-            self.on_event(Event("sink", reason=f"{self._shown} takes lines again, {dropped} dropped meanwhile"))
+            self._tell(f"takes lines again, {dropped} dropped meanwhile")
 
     def _tell_of_failure(self) -> None:
         """Once per outage, not once per attempt."""
@@ -200,7 +200,10 @@ class PostLines(Sink):
             told, self._failing = self._failing, True
             self._changed.notify_all()
         if not told:
-            self.on_event(Event("sink", reason=f"{self._shown}: {self._reason}"))
+            self._tell(self._reason)
+
+    def _tell(self, reason: str) -> None:
+        self.on_event(Event("sink", reason=reason, data={"sink": self._shown}))
 
     def _post(self, batch: list[str]) -> Answer:
         """One request. What the server or the network has against it goes into self._reason."""
