@@ -25,7 +25,7 @@ _CUDA = (2, 13)
 
 
 class Detector:
-    """Runs a bundle on pictures; one Detector per thread.
+    """Runs a bundle on pictures; several threads may call it, `batch` and `stream` at once, close it when none does.
 
         detector = Detector.load("model.edge")
         detections = detector(cv2.imread("street.jpg"))

@@ -28,7 +28,11 @@ def check_outs(outs: Sequence[str | os.PathLike[str]], sources: Sequence[str]) -
         text = os.fspath(out)
         scheme, separator, location = text.partition("://")
         is_file = scheme == "file" if separator else text != "-"
-        place = os.path.realpath(unquote(location) if separator else text) if is_file else text
+        path = unquote(location) if separator else text
+        bare, _, options = path.partition("?")
+        if options and bare.lower().endswith((".jsonl", "/")):  # as open_sink reads them
+            path = bare
+        place = os.path.realpath(path) if is_file else text
         if place in places:
             raise UsageError(
                 f"{redact(out)}: two outs would write to the same place; leave one out, or give it another name"

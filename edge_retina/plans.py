@@ -137,7 +137,16 @@ def building(key: PlanKey, *, on_note: _Note = lambda _: None) -> Iterator[None]
     path = _plan_path(key).with_suffix(LOCK_SUFFIX)
     own_folder(path.parent)
     waiting = f"another process compiles the plan for {key.gpu or key.compute_capability}: waiting for it"
-    with hold(path, on_wait=lambda: on_note(waiting)):
+    told = False
+
+    def wait() -> None:
+        # The holder may take the lock's file away, and the next one is waited for again.
+        nonlocal told
+        if not told:
+            on_note(waiting)
+        told = True
+
+    with hold(path, on_wait=wait):
         yield
 
 

@@ -191,8 +191,8 @@ def run(
     sink says stop or `stop` is set.
 
     min_score: detections below it are left out everywhere. limits, patience: of live sources. batch: most frames of
-    different sources in one call of the detector [8 on a GPU, 1 on a CPU, where a batch costs as much as its frames
-    and only makes them wait]. steps: what else happens to the detections of a frame, in order, as tracking; each gets
+    different sources in one call of the detector [8 on a GPU, 1 on a CPU, which keeps frames younger].
+    steps: what else happens to the detections of a frame, in order, as tracking; each gets
     the frame, what was found so far, and where to tell events. on_frame: called by this thread, after the sinks got it.
     on_event: called by the threads where things happen, as the sinks are.
 

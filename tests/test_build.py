@@ -289,7 +289,7 @@ def test_loading_what_is_no_bundle(model: Path) -> None:
         Detector.load(model.parent / "none.edge")
     with pytest.raises(BundleError, match="this is an ONNX; build it first: edge-retina build"):
         Detector.load(model)
-    with pytest.raises(UsageError, match="unknown target 'npu'; use one of auto, ort"):
+    with pytest.raises(UsageError, match="unknown target 'npu'; use one of auto, tensorrt, tensorrt_rtx, ort"):
         Detector.load(build(model).path, target="npu")
 
 

@@ -407,8 +407,11 @@ def test_of_many_processes_one_compiles(cache: Path, monkeypatch: pytest.MonkeyP
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
+    # One that comes when the plan is there already, on a busy machine, has nobody to wait for.
     waited = "False ['another process compiles the plan for Orin: waiting for it']\n"
-    assert sorted(finish(*processes)) == [*[waited] * 3, "True []\n"]
+    told = finish(*processes)
+    assert told.count("True []\n") == 1
+    assert set(told) <= {"True []\n", waited, "False []\n"}
     assert names(cache) == [f"{KEY.digest}.plan"]
 
 

@@ -152,8 +152,9 @@ def test_a_failing_sink_ends_the_run_and_the_reader(detector, tmp_path, monkeypa
 def test_two_outs_in_one_place(detector, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link.jsonl").symlink_to("o.jsonl")
-    for first, second in (("-", "-"), ("o.jsonl", tmp_path / "o.jsonl"), ("link.jsonl", "o.jsonl"), ("a/", "file://a")):
-        with pytest.raises(UsageError, match=f"{second}: two outs would write to the same place"):
+    same = (("-", "-"), ("o.jsonl", tmp_path / "o.jsonl"), ("link.jsonl", "o.jsonl"), ("a/", "file://a"))
+    for first, second in (*same, ("o.jsonl", "o.jsonl?rotate=1MB")):
+        with pytest.raises(UsageError, match=f"{re.escape(str(second))}: two outs would write to the same place"):
             run(detector, "test://?size=32x32&frames=1", [first, second])
     assert [path.name for path in tmp_path.iterdir()] == ["link.jsonl"]
 

@@ -1,8 +1,8 @@
 """What a Jetson does in hardware, through an OpenCV that is built with GStreamer.
 
 `csi://0?size=1280x720&fps=30&flip=2&mode=4`: a camera on the CSI connector. flip: nvvidconv's flip-method, 2 turns by
-180 degrees. mode: the sensor's mode, by its number. `rtsp://...#decoder=gstreamer` and
-`v4l2:///dev/video0?format=mjpg&decoder=gstreamer` decode on nvv4l2decoder.
+180 degrees. mode: the sensor's mode, by its number. `rtsp://...#decoder=gstreamer`
+decodes on nvv4l2decoder.
 
 Pipelines: NVIDIA's Accelerated GStreamer guide. nvvidconv cannot give BGR, hence BGRx and videoconvert.
 """

@@ -131,7 +131,8 @@ function showHistory(history) {
     time.textContent = when.toLocaleTimeString();
     const about = { ...event };
     if (about.width && about.height) about.size = `${about.width} × ${about.height}`;
-    for (const key of ["event", "camera", "at_ns", "time_ns", "reason", "width", "height"]) delete about[key];
+    if (about.retry_s) about["next attempt in"] = `${about.retry_s} s`;
+    for (const key of ["event", "camera", "at_ns", "time_ns", "reason", "width", "height", "retry_s"]) delete about[key];
     const details = Object.entries(about).map(([key, value]) => `${key} ${typeof value === "object" ? JSON.stringify(value) : value}`);
     text.textContent = [event.camera, STATES[event.event] ?? event.event, event.reason, ...details].filter(Boolean).join(" · ");
     row.append(time, text);
