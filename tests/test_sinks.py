@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from edge_retina.errors import OutputError, UsageError
+from edge_retina.events import Event
 from edge_retina.sinks import Sink, open_sink
 from edge_retina.sources import open_source, probe
 from edge_retina.types import Detections, Frame
@@ -407,3 +408,15 @@ def test_error_of_the_run_is_not_hidden_by_closing(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with pytest.raises(OutputError), Broken():
         pass
+
+
+# ---- page
+
+
+def test_page_is_served_and_its_port_given_back() -> None:
+    with open_sink("http://127.0.0.1:0") as sink:
+        sink.write(frame(), dog())
+        sink.event(Event("live", "test://"))
+        sink.write(frame(1), none())
+    sink.close()
+    sink.abort()
