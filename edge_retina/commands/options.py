@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,23 @@ import click
 
 from edge_retina.errors import SpecError
 
-__all__ = ["blanks", "frame_size", "read_spec"]
+__all__ = ["as_one", "blanks", "frame_size", "read_spec"]
+
+
+def as_one(
+    command: Callable[..., Any], name: str, kind: type[Any], options: Sequence[Callable[..., Any]]
+) -> Callable[..., Any]:
+    """The command with these options, which it gets as one argument: `kind`, a dataclass with a field for each."""
+    names = [field.name for field in fields(kind)]
+
+    @functools.wraps(command)
+    def collected(**arguments: Any) -> Any:
+        given = {field: arguments.pop(field) for field in names}
+        return command(**arguments, **{name: kind(**given)})
+
+    for option in reversed(options):
+        collected = option(collected)
+    return collected
 
 
 def frame_size(_: click.Context, option: click.Parameter, value: str | None) -> tuple[int, int] | None:

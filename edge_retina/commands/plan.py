@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edge_retina.commands.options import frame_size
+from edge_retina.commands.options import as_one, frame_size
 from edge_retina.errors import EdgeRetinaError, UsageError
 
 if TYPE_CHECKING:
@@ -75,16 +74,7 @@ _OPTIONS = (
 
 def plan_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a plan; the command gets them as one argument, `planned`."""
-    names = [f.name for f in fields(Planned)]
-
-    @functools.wraps(command)
-    def collected(**arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in names}
-        return command(**arguments, planned=Planned(**given))
-
-    for option in reversed(_OPTIONS):
-        collected = option(collected)
-    return collected
+    return as_one(command, "planned", Planned, _OPTIONS)
 
 
 def find_place(planned: Planned) -> Place | None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_retina.commands.build import stages
-from edge_retina.commands.options import frame_size
+from edge_retina.commands.options import as_one, frame_size
 
 if TYPE_CHECKING:
     from edge_retina.detector import Detector
@@ -72,13 +71,4 @@ class Chosen:
 
 def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a runtime; the command gets them as one argument, `chosen`."""
-    names = [f.name for f in fields(Chosen)]
-
-    @functools.wraps(command)
-    def collected(**arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in names}
-        return command(**arguments, chosen=Chosen(**given))
-
-    for option in reversed(_OPTIONS):
-        collected = option(collected)
-    return collected
+    return as_one(command, "chosen", Chosen, _OPTIONS)

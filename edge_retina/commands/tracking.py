@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_retina.commands.options import as_one
 from edge_retina.errors import UsageError
 
 if TYPE_CHECKING:
@@ -75,13 +75,4 @@ def summary_lines(watch: Watch) -> list[str]:
 
 def tracking_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of tracking; the command gets them as one argument, `watched`."""
-    names = [f.name for f in fields(Watched)]
-
-    @functools.wraps(command)
-    def collected(**arguments: Any) -> Any:
-        given = {name: arguments.pop(name) for name in names}
-        return command(**arguments, watched=Watched(**given))
-
-    for option in reversed(_OPTIONS):
-        collected = option(collected)
-    return collected
+    return as_one(command, "watched", Watched, _OPTIONS)
