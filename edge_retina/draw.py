@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from edge_retina.errors import InputError, UsageError
-from edge_retina.types import U8, Detections
+from edge_retina.types import U8, Detection, Detections
 
 __all__ = ["contact_sheet", "draw", "letterbox"]
 
@@ -44,7 +44,7 @@ _LEGIBLE_FONT_SCALE = 0.25
 
 
 def draw(image: U8, detections: Detections, *, min_score: float = 0.0) -> U8:
-    """A copy of the image with a box, a name and a score for every detection of at least min_score.
+    """A copy of the image with box, name, score and, where tracked, #id of every detection of at least min_score.
 
     image: uint8 (H, W, 3) BGR. detections: xyxy in pixels of that image; the best are drawn on top.
     Returns uint8 (H, W, 3) BGR. Raises UsageError where detections belong to a frame of another size.
@@ -59,7 +59,7 @@ def draw(image: U8, detections: Detections, *, min_score: float = 0.0) -> U8:
     canvas = np.array(image, copy=True, order="C")
     line_width = max(1, round((height + width) / 2 * _LINE_WIDTH))
     rows = [
-        (_to_pixels(row.xyxy, height, width), _colour(row.label), f"{row.name} {row.score:.2f}")
+        (_to_pixels(row.xyxy, height, width), _colour(row.label), _text(row))
         for row in detections.mask(min_score=min_score)
         if np.isfinite(row.xyxy).all() and _is_seen(row.xyxy, height, width)
     ]
@@ -130,6 +130,11 @@ def _to_pixels(xyxy: tuple[float, float, float, float], height: int, width: int)
     y1, y2 = (round(min(max(y, 0.0), float(height))) for y in (xyxy[1], xyxy[3]))
     x1, y1 = min(x1, width - 1), min(y1, height - 1)
     return x1, y1, max(x2, x1 + 1), max(y2, y1 + 1)
+
+
+def _text(row: Detection) -> str:
+    number = "" if row.track_id is None or row.track_id < 0 else f"#{row.track_id} "
+    return f"{number}{row.name} {row.score:.2f}"
 
 
 def _colour(label: int) -> Colour:

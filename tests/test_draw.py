@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -85,6 +87,15 @@ def test_label_stays_inside(xyxy: tuple[float, float, float, float]) -> None:
     rows, columns = plate.any(axis=1).sum(), plate.any(axis=0).sum()
     assert rows >= 12
     assert columns >= 100
+
+
+def test_a_track_id_stands_before_the_name() -> None:
+    image, box = grey(200, 300), (50, 100, 250, 180)
+    untracked = one((200, 300), *box, name="cat")
+    tracked = dataclasses.replace(untracked, track_ids=np.array([7]))
+    assert np.array_equal(draw(image, tracked), draw(image, one((200, 300), *box, name="#7 cat")))
+    not_yet = dataclasses.replace(untracked, track_ids=np.array([-1]))
+    assert np.array_equal(draw(image, not_yet), draw(image, untracked))
 
 
 def test_label_too_long_for_the_image_is_left_out() -> None:
