@@ -23,13 +23,13 @@ from edge_retina.capture import Patience
 from edge_retina.errors import EdgeRetinaError, InputError, UsageError
 from edge_retina.events import Event
 from edge_retina.newest import Bell, CameraCounts, Limits, Newest
-from edge_retina.reader import Reader
+from edge_retina.reader import Connection, Reader
 from edge_retina.sources import open_source, redact
 from edge_retina.types import Frame
 
 __all__ = ["Bell", "Camera", "CameraCounts", "Limits"]
 
-# What stop() waits for a reader; one that a driver holds longer ends by itself when its wait for a frame is over.
+# What stop() waits for the reader; one that a driver holds longer ends by itself when its wait for a frame is over.
 STOP_S = 0.4
 _LOOK_S = 0.1
 
@@ -66,7 +66,7 @@ class Camera:
         self._open = opener
         self._changed = threading.Condition(self._bell.lock)
         self._stopping = threading.Event()
-        self._reader: Reader | None = None
+        self._connection: Connection | None = None
         self._reconnects = self._outages = 0
         self._first_failure: EdgeRetinaError | None = None
         self.state, self.ended = "connecting", False
@@ -131,9 +131,9 @@ class Camera:
             self._stopping.set()
             self._changed.notify_all()
             self._bell.rung.notify_all()
-            reader = self._reader
-        if reader is not None:
-            reader.stop.set()
+            connection = self._connection
+        if connection is not None:
+            connection.stop.set()
 
     def stop(self) -> None:
         """End reading within about a second; the frame that waits counts as dropped. Twice does no harm."""
@@ -154,34 +154,45 @@ class Camera:
     # The supervisor's thread.
 
     def _supervise(self) -> None:
-        attempt = 0
-        while not self._stopping.is_set():
-            attempt += 1
-            self._enter("connecting", attempt=attempt)
-            reader = Reader(self.name, self._begin, self._put, self._finished)
-            with self._bell.lock:
-                self._reader = reader
-            reader.start()
-            reason = self._watch(reader)
-            with self._bell.lock:
-                self._reader = None  # from here on nothing of it is taken
-            reader.stop.set()
-            if self._stopping.is_set() or reason is None:
-                reader.join(STOP_S)
-                break
-            self._failed(reader, reason)
-            self._await_end(reader)
+        reader = Reader(self.name)
+        reader.start()
+        try:
+            self._keep_connected(reader)
+        finally:
+            reader.close()
+            reader.join(STOP_S)
         if not self._stopping.is_set():
             self._enter("down", "the source has ended", ended=True)
         with self._bell.lock:
             self.ended = True
             self._bell.rung.notify_all()
 
-    def _failed(self, reader: Reader, reason: str) -> None:
+    def _keep_connected(self, reader: Reader) -> None:
+        """One connection after another, until the source has ended, cannot work, or stop() is called."""
+        attempt = 0
+        while not self._stopping.is_set():
+            attempt += 1
+            self._enter("connecting", attempt=attempt)
+            connection = Connection(self._begin, self._put, self._finished)
+            with self._bell.lock:
+                self._connection = connection
+            reader.read(connection)
+            reason = self._watch(connection)
+            with self._bell.lock:
+                self._connection = None  # from here on nothing of it is taken
+            connection.stop.set()
+            if self._stopping.is_set() or reason is None:
+                break
+            self._failed(connection, reason)
+            self._await_end(connection)
+
+    def _failed(self, connection: Connection, reason: str) -> None:
         """Note a failed attempt or an outage, and wait until the next attempt."""
-        error = reader.error if isinstance(reader.error, EdgeRetinaError) else InputError(f"{self.label}: {reason}")
+        error = (
+            connection.error if isinstance(connection.error, EdgeRetinaError) else InputError(f"{self.label}: {reason}")
+        )
         with self._bell.lock:
-            was_live = reader.frames > 0
+            was_live = connection.frames > 0
             self._outages += was_live
             if isinstance(error, UsageError) or not isinstance(error, InputError):
                 self.error = error  # no attempt will mend that
@@ -189,36 +200,36 @@ class Camera:
             elif self._first_failure is None and self._newest.captured == 0:
                 self._first_failure = error
             self._bell.rung.notify_all()
-        wait_s = self._backoff.next_s(lasted_s=reader.lasted_s if was_live else 0.0)
+        wait_s = self._backoff.next_s(lasted_s=connection.lasted_s if was_live else 0.0)
         if self.error is not None:
             self._enter("down", reason, ended=True)
             return
         self._enter("down", reason, retry_s=round(wait_s, 3))
         self._stopping.wait(wait_s)
 
-    def _await_end(self, reader: Reader) -> None:
-        """No second reader beside one that a driver still holds; what it holds would be held twice."""
+    def _await_end(self, connection: Connection) -> None:
+        """No second connection beside one that a driver still holds; what it holds would be held twice."""
         told = False
-        while reader.is_alive() and not self._stopping.is_set():
-            reader.join(_LOOK_S)
+        while not connection.done and not self._stopping.is_set():
+            connection.wait(_LOOK_S)
             if (
-                reader.is_alive()
+                not connection.done
                 and not told
-                and reader.silent_s > 2 * max(self._patience.open_s, self._patience.silence_s)
+                and connection.silent_s > 2 * max(self._patience.open_s, self._patience.silence_s)
             ):
                 told = True
                 self._enter("down", "its driver does not answer; it may need to be unplugged")
 
-    def _watch(self, reader: Reader) -> str | None:
-        """Look on until the reader has failed: the reason, None where its source has ended or stop() was called."""
+    def _watch(self, connection: Connection) -> str | None:
+        """Look on until the connection has failed: the reason, None where its source has ended or stop() was called."""
         patience = self._patience
         while True:
             with self._changed:
-                frames, silent_s = reader.frames, reader.silent_s
+                frames, silent_s = connection.frames, connection.silent_s
                 if self._stopping.is_set():
                     return None
-                if reader.done and (frames == 0 or self.state in ("live", "stale")):
-                    return None if reader.error is None else self._reason(reader.error)
+                if connection.done and (frames == 0 or self.state in ("live", "stale")):
+                    return None if connection.error is None else self._reason(connection.error)
                 state = "connecting" if frames == 0 else "live" if silent_s < patience.stale_s else "stale"
                 limit_s = patience.open_s if frames == 0 else patience.silence_s
                 if silent_s >= limit_s:
@@ -252,14 +263,14 @@ class Camera:
     def _begin(self, stop: threading.Event) -> Generator[Frame, None, None]:
         return self._open(self._uri, stop=stop, patience=self._patience)
 
-    def _put(self, reader: Reader, frame: Frame) -> None:
-        """Take a frame from the reader, if it is still the one that counts."""
+    def _put(self, connection: Connection, frame: Frame) -> None:
+        """Take a frame from the connection, if it is still the one that counts."""
         with self._bell.lock:
-            if self._reader is not reader or self._stopping.is_set():
+            if self._connection is not connection or self._stopping.is_set():
                 return
             event = self._newest.put(frame)
-            first, was_silent = reader.frames == 0, self.state == "stale"
-            reader.count()
+            first, was_silent = connection.frames == 0, self.state == "stale"
+            connection.count()
             if first or was_silent:
                 self._changed.notify_all()
             self._bell.rung.notify_all()
@@ -267,6 +278,6 @@ class Camera:
             self._tell(event)
 
     def _finished(self) -> None:
-        """The reader is through: the supervisor is to look why."""
+        """The connection has ended: the supervisor is to look why."""
         with self._bell.lock:
             self._changed.notify_all()
