@@ -18,6 +18,7 @@ import click
 from rich.table import Table
 
 from edge_retina import errors
+from edge_retina.commands.batch import batch_command
 from edge_retina.commands.bench import bench_command
 from edge_retina.commands.build import build_command
 from edge_retina.commands.calib import calib_command
@@ -66,6 +67,7 @@ def cli() -> None:
 
 cli.add_command(build_command)
 cli.add_command(run_command)
+cli.add_command(batch_command)
 cli.add_command(train_command)
 cli.add_command(verify_command)
 cli.add_command(eval_command)

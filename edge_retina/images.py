@@ -14,7 +14,7 @@ import numpy.typing as npt
 from edge_retina.errors import InputError
 from edge_retina.types import U8
 
-__all__ = ["IMAGE_SUFFIXES", "quiet_opencv", "read_image", "to_bgr8"]
+__all__ = ["IMAGE_SUFFIXES", "decode_image", "quiet_opencv", "read_image", "to_bgr8"]
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -63,22 +63,27 @@ def read_image(path: str | os.PathLike[str]) -> U8:
             data = file.read()
     except OSError as exc:
         raise InputError(f"cannot read {os.fspath(path)}: {exc.strerror}; check the path and its permissions") from exc
+    return decode_image(data, os.fspath(path))
+
+
+def decode_image(data: bytes, name: str) -> U8:
+    """As read_image, for the bytes of a file called `name`. Raises InputError."""
     if not data:
-        raise InputError(f"{os.fspath(path)}: wanted an image, found an empty file; remove it or copy it again")
+        raise InputError(f"{name}: wanted an image, found an empty file; remove it or copy it again")
     try:
         with quiet_opencv():
             image = cv2.imdecode(np.frombuffer(data, np.uint8), _IMREAD)
     except cv2.error as exc:
-        raise InputError(f"{os.fspath(path)}: OpenCV cannot decode it: {exc}") from exc
+        raise InputError(f"{name}: OpenCV cannot decode it: {exc}") from exc
     if image is None:
         raise InputError(
-            f"{os.fspath(path)}: wanted an image, found {len(data)} bytes that do not decode as one; "
+            f"{name}: wanted an image, found {len(data)} bytes that do not decode as one; "
             "it is damaged or of another type: remove it, or export it again as PNG or JPEG"
         )
     try:
         return to_bgr8(image)
     except InputError as exc:
-        raise InputError(f"{os.fspath(path)}: {exc}") from exc
+        raise InputError(f"{name}: {exc}") from exc
 
 
 @contextlib.contextmanager

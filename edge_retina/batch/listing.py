@@ -1,0 +1,175 @@
+"""Which files a batch works on: folders, patterns, single files and lists of them, here or in a store."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import pyarrow.fs as pafs
+
+from edge_retina.batch.stores import is_remote, open_store, read_bytes
+from edge_retina.errors import InputError
+from edge_retina.images import IMAGE_SUFFIXES
+from edge_retina.sources import VIDEO_SUFFIXES, redact
+
+__all__ = ["SourceFile", "list_sources"]
+
+LIST_SUFFIX = ".txt"
+_PATTERN = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One picture or video. name: as it is called in results, passwords removed. uri: as a worker opens it.
+
+    size: bytes. mtime_ns: when it was last changed, 0 where the store does not say; both -1: no such file.
+    """
+
+    name: str
+    uri: str
+    size: int = -1
+    mtime_ns: int = -1
+
+    @property
+    def is_video(self) -> bool:
+        """True for a video by its suffix; everything else is tried as a picture."""
+        return self.name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def list_sources(sources: Sequence[str]) -> list[SourceFile]:
+    """Every file of the sources, in their order, each once; a folder's with its subfolders', sorted by name.
+
+    A source is a folder, a pattern ('**' for any depth), a picture, a video, or a list: a .txt with one of these a
+    line, paths seen from the working directory, '#' begins a comment. Each may be a URI. Of folders and patterns the
+    files with the suffix of a picture or video count, hidden ones do not. A file that a list names and that is not
+    there is kept, to be recorded as an error. Raises InputError for a source without files, UsageError, MissingPackage.
+    """
+    found: dict[str, SourceFile] = {}
+    for source in sources:
+        files = _from_list(source) if source.lower().endswith(LIST_SUFFIX) else _files(source)
+        for file in files:
+            found.setdefault(file.uri, file)
+    return list(found.values())
+
+
+def _from_list(source: str) -> Iterator[SourceFile]:
+    if is_remote(source):
+        data = read_bytes(source)
+    else:
+        try:
+            with open(_plain(source), "rb") as file:
+                data = file.read()
+        except OSError as exc:
+            raise InputError(f"cannot read the list {source}: {exc.strerror}; check the path") from exc
+    lines = [line.strip() for line in data.decode("utf-8", "surrogateescape").splitlines()]
+    entries = [line for line in lines if line and not line.startswith("#")]
+    if not entries:
+        raise InputError(f"{source}: wanted a list with a path or URI a line, found none in it")
+    for entry in entries:
+        try:
+            yield from _files(entry)
+        except InputError:
+            yield SourceFile(redact(entry), entry if is_remote(entry) else os.path.abspath(_plain(entry)))
+
+
+def _files(source: str) -> Sequence[SourceFile]:
+    """Files of a source that is no list. Raises InputError."""
+    files = _remote(source) if is_remote(source) else _local(_plain(source))
+    if not files:
+        raise InputError(
+            f"{redact(source)}: wanted pictures ({' '.join(IMAGE_SUFFIXES)}) or videos ({' '.join(VIDEO_SUFFIXES)}), "
+            "found none; check the path"
+        )
+    return files
+
+
+def _plain(source: str) -> str:
+    if not source.startswith("file://"):
+        return source
+    return unquote(re.sub("^file://(localhost(?=/))?", "", source))
+
+
+def _local(source: str) -> list[SourceFile]:
+    if os.path.isdir(source):
+        return [_of_path(path) for path in _below(source)]
+    if os.path.exists(source):
+        return [_of_path(source)]
+    if not _PATTERN.search(source):
+        raise InputError(f"no such file or folder: {source} (looked from {os.getcwd()}); check the path")
+    paths = sorted(glob.glob(source, recursive=True))
+    return [_of_path(path) for path in paths if _wanted(path) and os.path.isfile(path)]
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Wanted files of a folder and its subfolders, a folder's own before its subfolders'. Raises InputError."""
+
+    def refuse(exc: OSError) -> None:
+        raise InputError(f"cannot list {exc.filename}: {exc.strerror}; check its permissions") from exc
+
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (os.path.join(where, name) for name in sorted(names) if _wanted(name) and not name.startswith("."))
+
+
+def _of_path(path: str) -> SourceFile:
+    try:
+        facts = os.stat(path)
+    except OSError:  # a link that leads nowhere: an error of that file, when it is read
+        return SourceFile(path, os.path.abspath(path))
+    return SourceFile(path, os.path.abspath(path), facts.st_size, facts.st_mtime_ns)
+
+
+def _wanted(path: str) -> bool:
+    return path.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+
+
+def _remote(source: str) -> list[SourceFile]:
+    filesystem, path = open_store(source)
+    path = path.rstrip("/")
+    try:
+        if match := _PATTERN.search(path):
+            folder = path[: match.start()].rpartition("/")[0]
+            selector = pafs.FileSelector(folder, recursive=True, allow_not_found=True)
+            listed = [info for info in filesystem.get_file_info(selector) if _matches(info.path, path)]
+        else:
+            (info,) = filesystem.get_file_info([path])
+            if info.type == pafs.FileType.File:
+                return [_of_info(source, path, info)]
+            listed = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+    except OSError as exc:
+        raise InputError(f"{redact(source)}: cannot be listed: {exc}; check address and credentials") from exc
+    return [_of_info(source, path, info) for info in sorted(_visible(listed, path), key=lambda info: info.path)]
+
+
+def _visible(listed: Iterable[pafs.FileInfo], path: str) -> Iterator[pafs.FileInfo]:
+    for info in listed:
+        below = info.path.strip("/")[len(path.strip("/")) :] if not _PATTERN.search(path) else info.base_name
+        hidden = any(part.startswith(".") for part in below.split("/"))
+        if info.type == pafs.FileType.File and _wanted(info.path) and not hidden:
+            yield info
+
+
+def _matches(path: str, pattern: str) -> bool:
+    """As glob has it: '*' and '?' stay within a folder, '**/' is any depth."""
+    parts, names = pattern.strip("/").split("/"), path.strip("/").split("/")
+
+    def fits(i: int, j: int) -> bool:
+        if i == len(parts):
+            return j == len(names)
+        if parts[i] == "**":
+            return any(fits(i + 1, k) for k in range(j, len(names) + 1))
+        return j < len(names) and fnmatch.fnmatchcase(names[j], parts[i]) and fits(i + 1, j + 1)
+
+    return fits(0, 0)
+
+
+def _of_info(source: str, path: str, info: pafs.FileInfo) -> SourceFile:
+    """The file with a URI made of the source's, in which only the path differs."""
+    uri = source.replace(path.strip("/"), info.path.strip("/"), 1) if path.strip("/") else f"{source}{info.path}"
+    # nanoseconds of the modification time, where a store has one
+    return SourceFile(redact(uri), uri, info.size or 0, info.mtime_ns or 0)
