@@ -1,40 +1,25 @@
 """The `edge-retina` command: results on stdout, talk on stderr, each error one message and its exit code.
 
 Exit codes: 0 done, 1 other error, 2 usage, 3 input, 4 model, 5 bundle, 6 output, 7 runtime, 8 package missing,
-9 accuracy lost, 10 detections differ, 130 interrupted.
+9 accuracy lost, 10 detections differ, 11 the doctor found a fault, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import contextlib
+import difflib
+import importlib
 import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
 
 from edge_retina import errors
-from edge_retina.commands.batch import batch_command
-from edge_retina.commands.bench import bench_command
-from edge_retina.commands.build import build_command
-from edge_retina.commands.calib import calib_command
-from edge_retina.commands.eval import eval_command
-from edge_retina.commands.options import blanks, read_spec
-from edge_retina.commands.plans import plans_command
-from edge_retina.commands.plugin import plugin_command
-from edge_retina.commands.report import report_command
-from edge_retina.commands.run import run_command
-from edge_retina.commands.sensitivity import sensitivity_command
-from edge_retina.commands.sign import sign_command
-from edge_retina.commands.verify import verify_command
-from edge_retina.console import Results
-from edge_retina.demo import demo_command
-from edge_retina.drafts import Draft
-from edge_retina.train.cli import train_command
+from edge_retina.commands.examples import EXAMPLES
+from edge_retina.logs import Talk, talking
 
 __all__ = ["cli", "main"]
 
@@ -42,9 +27,81 @@ _INTERRUPTED = 130
 # Set, to anything, to see where an unexpected error comes from.
 _TRACEBACK = "EDGE_RETINA_TRACEBACK"
 
+# By task: each command, where it is, and the line of it that is shown. Imported when it is typed, so that one command's
+# broken package is no other's.
+_COMMANDS = {
+    "Build": {
+        "build": ("edge_retina.commands.build:build_command", "Turn an ONNX into a bundle and, on a GPU, a plan."),
+        "calib": ("edge_retina.commands.calib:calib_command", "Pick pictures to calibrate INT8 on."),
+        "sensitivity": ("edge_retina.commands.sensitivity:sensitivity_command", "Rank layers by what INT8 costs."),
+        "train": ("edge_retina.train.cli:train_command", "Train a RetinaNet and export it as ONNX."),
+    },
+    "Run": {
+        "run": ("edge_retina.commands.run:run_command", "Detect on cameras, streams, videos or pictures."),
+        "batch": ("edge_retina.commands.batch:batch_command", "Detect in a great many files, on one machine or many."),
+        "bench": ("edge_retina.commands.bench:bench_command", "Time a frame, stage by stage."),
+    },
+    "Prove": {
+        "verify": ("edge_retina.commands.verify:verify_command", "Compare with the trainer's own detections."),
+        "eval": ("edge_retina.commands.eval:eval_command", "Measure the accuracy of models side by side."),
+    },
+    "Look": {
+        "inspect": ("edge_retina.commands.inspect:inspect_command", "Show what an ONNX or a bundle is."),
+        "report": ("edge_retina.commands.report:report_command", "Take the report out of a bundle, for a browser."),
+        "demo": ("edge_retina.demo:demo_command", "Build and run the shipped digits model."),
+        "doctor": ("edge_retina.commands.doctor:doctor_command", "Check this machine; say what to do."),
+    },
+    "Deploy": {
+        "plans": ("edge_retina.commands.plans:plans_command", "List the compiled plans in the cache."),
+        "plugin": ("edge_retina.commands.plugin:plugin_command", "Build TensorRT's plugin for this machine."),
+        "export": ("edge_retina.commands.export:export_command", "Write a bundle for Triton or DeepStream."),
+        "sign": ("edge_retina.commands.sign:sign_command", "Sign a bundle or a plan."),
+        "completion": ("edge_retina.commands.completion:completion_command", "Complete commands in your shell."),
+    },
+}
+
+_FIRST_STEPS = """\
+A trained RetinaNet from ONNX to detections on a camera stream.
+
+  edge-retina inspect model.onnx           what the model is
+  edge-retina build model.onnx             writes model.edge
+  edge-retina run model.edge --camera 0    detections, live
+  edge-retina doctor                       when something does not work
+"""
+
 
 class _Commands(click.Group):
-    """A group that knows a full disk from a reader who has gone; click and rich end with code 1 for both."""
+    """Loads each command when it is typed, and lists them by task.
+
+    Knows a full disk from a reader who has gone; click and rich end with code 1 for both.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*(name for commands in _COMMANDS.values() for name in commands), *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = super().get_command(ctx, cmd_name)
+        for commands in _COMMANDS.values():
+            if cmd_name in commands:
+                module, name = commands[cmd_name][0].split(":")
+                found = getattr(importlib.import_module(module), name)
+        return found and _with_manners(found, cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and name not in self.list_commands(ctx):
+            near = difflib.get_close_matches(name, self.list_commands(ctx), n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else "edge-retina --help lists them"
+            ctx.fail(f"no command {name!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        more = [(name, self.commands[name].get_short_help_str()) for name in sorted(self.commands)]
+        for title, rows in (*_listed(), *([("More", more)] if more else [])):
+            with formatter.section(title):
+                formatter.write_dl(rows, col_max=14)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -59,116 +116,121 @@ class _Commands(click.Group):
                 raise errors.OutputError(f"cannot write to stdout: {exc.strerror or exc}; check disk space") from exc
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=__doc__.split("\n\n")[1])
-@click.version_option(package_name="edge-retina")
-def cli() -> None:
-    """A trained RetinaNet from ONNX to detections on a camera stream."""
+def _listed() -> list[tuple[str, list[tuple[str, str]]]]:
+    return [(title, [(name, line) for name, (_, line) in rows.items()]) for title, rows in _COMMANDS.items()]
 
 
-cli.add_command(build_command)
-cli.add_command(run_command)
-cli.add_command(batch_command)
-cli.add_command(train_command)
-cli.add_command(verify_command)
-cli.add_command(eval_command)
-cli.add_command(calib_command)
-cli.add_command(sensitivity_command)
-cli.add_command(report_command)
-cli.add_command(plans_command)
-cli.add_command(bench_command)
-cli.add_command(plugin_command)
-cli.add_command(sign_command)
-cli.add_command(demo_command)
+def _set(ctx: click.Context, option: click.Parameter, value: Any) -> None:
+    talk = ctx.find_object(Talk)
+    if value and talk is not None:
+        talk.set(**{str(option.name): value})
+
+
+def _talk_options(*, hidden: bool) -> list[click.Option]:
+    """Those of what is said on stderr: they may stand before the command or after it."""
+    common: dict[str, Any] = {"callback": _set, "expose_value": False, "is_eager": True, "hidden": hidden}
+    return [
+        click.Option(["-v", "--verbose"], count=True, help="Say more on stderr; -vv, -vvv: still more.", **common),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Say nothing on stderr but errors.", **common),
+        click.Option(["--log-json", "as_json"], is_flag=True, help="stderr as JSON lines, no passwords.", **common),
+    ]
+
+
+def _with_manners(command: click.Command, path: str) -> click.Command:
+    """A command with the options that all have, and with its examples."""
+    taken = {name for param in command.params for name in (*param.opts, str(param.name))}
+    for option in _talk_options(hidden=True):
+        if not taken & {*option.opts, str(option.name)}:
+            command.params.append(option)
+    if path in EXAMPLES and not command.epilog:
+        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[path])
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            _with_manners(inner, f"{path} {name}")
+    return command
+
+
+@click.group(
+    cls=_Commands,
+    params=_talk_options(hidden=False),
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=__doc__.split("\n\n")[1],
+)
+@click.option("--version", is_flag=True, help="Show the versions of edge-retina and its parts; --json.")
+@click.option("--json", "as_json", is_flag=True, hidden=True)
+@click.pass_context
+def cli(ctx: click.Context, version: bool, as_json: bool) -> None:
+    """A trained RetinaNet from ONNX to detections on a camera stream.
+
+    Options for stderr may stand before the command or after it. NO_COLOR and FORCE_COLOR are respected.
+    """
+    if version:
+        _show_versions(as_json)
+        ctx.exit()
+    if as_json:
+        raise errors.UsageError("--json goes with --version here, or behind a command: edge-retina plans --json")
+    if ctx.invoked_subcommand is None:
+        click.echo(_FIRST_STEPS, err=True)
+        for title, rows in _listed():
+            click.echo(f"  {title:<8}{', '.join(name for name, _ in rows)}", err=True)
+        click.echo("\nedge-retina --help says more, edge-retina COMMAND --help all of one.", err=True)
+        ctx.exit(errors.UsageError.exit_code)
+
+
+def _show_versions(as_json: bool) -> None:
+    from edge_retina.doctor.versions import versions
+
+    found = versions()
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(f"edge-retina, version {found.pop('edge-retina') or 'unknown: not installed'}")
+    for name, version in found.items():
+        if version is not None:
+            click.echo(f"{name} {version}")
 
 
 def main() -> None:
     """Run the command line; every error becomes one message on stderr and its exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    with talking() as talk:
+        code = _run(talk)
+    sys.exit(code)
+
+
+def _run(talk: Talk) -> int:
+    """The command, and its exit code."""
     try:
         # click returns the code of ctx.exit() here, and None when a command simply ends.
-        code = cli.main(prog_name="edge-retina", standalone_mode=False) or 0
+        return cli.main(prog_name="edge-retina", standalone_mode=False, obj=talk) or 0
     except click.ClickException as exc:
-        exc.show()
-        code = exc.exit_code
+        context = exc.ctx if isinstance(exc, click.UsageError) else None
+        usage = f"{context.get_usage()}\n\n" if context else ""
+        more = f"\n{context.command_path} --help says more." if context else ""
+        talk.error(f"{usage}Error: {exc.format_message()}{more}", exc.exit_code)
+        return exc.exit_code
     except errors.EdgeRetinaError as exc:
-        click.echo(f"edge-retina: {exc}", err=True)
-        code = exc.exit_code
+        talk.error(f"edge-retina: {exc}", exc.exit_code)
+        return exc.exit_code
+    except ImportError as exc:
+        if _TRACEBACK in os.environ:
+            raise
+        code = errors.MissingPackage.exit_code
+        talk.error(f"edge-retina: a package cannot be imported: {exc}; run: edge-retina doctor", code)
+        return code
     except (click.Abort, KeyboardInterrupt):
-        click.echo("edge-retina: interrupted", err=True)
-        code = _INTERRUPTED
+        talk.error("edge-retina: interrupted", _INTERRUPTED)
+        return _INTERRUPTED
     except Exception as exc:
         if _TRACEBACK in os.environ:
             raise
         what = f"{type(exc).__name__}: {exc}"
-        click.echo(f"edge-retina: unexpected {what}; set {_TRACEBACK}=1 to see where, and report it", err=True)
         code = errors.EdgeRetinaError.exit_code
-    sys.exit(code)
+        talk.error(f"edge-retina: unexpected {what}; set {_TRACEBACK}=1 to see where, and report it", code)
+        return code
 
 
 def _terminate(*_: object) -> None:
     """SIGTERM ends a run as Ctrl-C does: sinks closed."""
     raise KeyboardInterrupt
-
-
-def _talk(text: str) -> None:
-    click.echo(text, err=True)
-
-
-@cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--family", help="Exporter family, when it is not recognised.")
-@click.option("--spec", "spec_path", type=click.Path(), help="JSON with DetectorSpec fields to replace.")
-@click.option("--write-spec", type=click.Path(path_type=Path), help="Write all that as a file for --spec.")
-@click.option("--json", "as_json", is_flag=True, help="Everything, as one JSON object.")
-def inspect(file: Path, family: str | None, spec_path: str | None, write_spec: Path | None, as_json: bool) -> None:
-    """Show what an ONNX or a bundle is: heads, levels, anchors, thresholds, preprocessing, each with its origin.
-
-    Of a graph that no family knows --write-spec starts a spec: what the graph says is filled in, the rest null.
-    """
-    from edge_retina.inspect import inspect_file, rows, spec_file, start_spec
-    from edge_retina.spec import DetectorSpec
-
-    try:
-        facts = inspect_file(file, family=family, overrides=read_spec(spec_path))
-    except (errors.NotADetector, errors.SpecError):
-        if write_spec is None or spec_path is not None:
-            raise
-        started = start_spec(file)
-        _write_spec(write_spec, started)
-        click.echo(f"{write_spec}: started, for no family knows this graph; fill in: {', '.join(blanks(started))}")
-        return
-    if facts["kind"] == "bundle" and (family is not None or spec_path is not None or write_spec is not None):
-        options = "--family and --spec, as --write-spec, apply to an ONNX only"
-        raise errors.UsageError(f"{file}: {options}; leave them out for a bundle")
-    if write_spec is not None:
-        _write_spec(write_spec, spec_file(facts))
-        _talk(f"{write_spec}: spec and heads of {file}, for --spec")
-    if as_json:
-        click.echo(json.dumps(facts, indent=1))
-        return
-    spec = DetectorSpec.from_dict(facts["spec"])
-    table = Table("field", "value", "origin", title=f"{file} ({facts['kind']})", title_justify="left")
-    for row in rows(spec):
-        table.add_row(*row)
-    Results().print(table)
-    if facts["kind"] == "onnx":
-        heads = facts["heads"]
-        click.echo(f"heads from {heads['trunk_input']}: {', '.join(heads['logits'])}; {', '.join(heads['deltas'])}")
-        click.echo("\n  ".join(["build would rewrite:", *facts["rewrite"]]))
-    else:
-        size = facts["frame_size"]
-        frames = "any" if size is None else f"{size[1]}x{size[0]}"
-        click.echo(f"precision {facts['precision']}, frames {frames}, batch {facts['batch_max'] or 'any'}")
-        click.echo(f"digest {facts['digest']}, built by edge-retina {facts['edge_retina']}")
-
-
-def _write_spec(target: Path, data: dict[str, Any]) -> None:
-    """Write a spec file. Raises UsageError where there is a file already, OutputError."""
-    if target.exists():
-        raise errors.UsageError(f"{target}: is there already, and may have been filled in; choose another name")
-    draft = Draft(target)
-    try:
-        draft.fill((json.dumps(data, indent=1) + "\n").encode())
-        draft.publish()
-    finally:
-        draft.discard()

@@ -14,7 +14,8 @@
     │   └── PlanRefused        7   TensorRT does not load a plan
     ├── MissingPackage         8   an optional package is not installed
     ├── AccuracyLost           9   a build would cost more accuracy than is allowed
-    └── Mismatch              10   verify: the detections are not the trainer's own
+    ├── Mismatch              10   verify: the detections are not the trainer's own
+    └── FaultFound            11   doctor: something of this machine has to be put right
 
 A message says what was wanted, what was found and, where there is one, the next command to type.
 """
@@ -27,6 +28,7 @@ __all__ = [
     "BundleError",
     "BundleVersion",
     "EdgeRetinaError",
+    "FaultFound",
     "InputError",
     "Mismatch",
     "MissingPackage",
@@ -118,3 +120,9 @@ class Mismatch(EdgeRetinaError):
     """A model whose detections differ from its trainer's own by more than the tolerances."""
 
     exit_code = 10
+
+
+class FaultFound(EdgeRetinaError):
+    """A check of this machine that failed; each is told with its remedy."""
+
+    exit_code = 11

@@ -31,6 +31,7 @@ from edge_retina.capture.v4l2 import open_usb
 from edge_retina.errors import InputError, UsageError
 from edge_retina.images import IMAGE_SUFFIXES, quiet_opencv, read_image, to_bgr8
 from edge_retina.pattern import Pattern
+from edge_retina.redaction import redact
 from edge_retina.types import Frame
 
 __all__ = ["SourceInfo", "is_live", "open_source", "probe", "read_image", "redact", "to_bgr8"]
@@ -117,21 +118,6 @@ def is_live(uri: Uri) -> bool:
     if scheme == "test":
         return Pattern.parse(location).live
     return parse_raw(location).live if scheme == "stdin" else scheme != "file"
-
-
-def redact(uri: Uri) -> str:
-    """`uri` as text fit for logs: passwords, and query values that look like secrets, become ***."""
-    text = os.fspath(uri) if isinstance(uri, os.PathLike) else str(uri)
-    if "://" not in text:
-        return text
-    # Up to the last @: camera passwords hold unescaped @ and / more often than paths hold @.
-    text = re.sub(r"(?<=://)([^:@/?#]*):.*@", r"\1:***@", text)
-    # Some cameras want them in the path: /user=admin_password=..._channel=1, /login&password=...
-    return re.sub(
-        r"(?i)([?&/;_,][^=&/;,]*?(?:pass|pwd|token|secret|key|auth)[^=&/;,]*=).*?(?=[&#/;,\s]|_[a-z]+=|$)",
-        r"\1***",
-        text,
-    )
 
 
 def _parse(uri: Uri) -> tuple[str, str]:

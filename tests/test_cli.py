@@ -112,11 +112,12 @@ def assert_one_message(result: Result, code: int, *parts: str) -> None:
 # Nothing given
 
 
-def test_no_command_shows_the_help(edge_retina: Run) -> None:
+def test_no_command_says_where_to_begin(edge_retina: Run) -> None:
     result = edge_retina()
-    assert "Usage: edge-retina" in result.out + result.err
-    assert "130 interrupted" in result.out + result.err
-    assert "Traceback" not in result.err
+    assert (result.code, result.out) == (2, "")
+    assert "edge-retina build model.onnx " in result.err
+    assert re.search(r"^  Look +inspect, report, .*doctor", result.err, re.MULTILINE)
+    assert "edge-retina COMMAND --help" in result.err
 
 
 @pytest.mark.parametrize(

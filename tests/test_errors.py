@@ -26,6 +26,7 @@ EXIT_CODES = {
     "MissingPackage": 8,
     "AccuracyLost": 9,
     "Mismatch": 10,
+    "FaultFound": 11,
 }
 
 

@@ -29,13 +29,15 @@ def test_nothing_loads_nothing() -> None:
     assert loaded_by("pass") == set()
 
 
-def test_the_package_needs_numpy_alone() -> None:
-    assert loaded_by("import edge_retina") == {"edge_retina", "numpy"}
+def test_the_package_needs_nothing_and_its_names_numpy_alone() -> None:
+    assert loaded_by("import edge_retina") == {"edge_retina"}
+    assert loaded_by("from edge_retina import Detector, Frame, build, read_bundle") == {"edge_retina", "numpy"}
 
 
 def test_the_commands_help_is_not_kept_waiting() -> None:
-    slow = {"cv2", "onnx", "onnx_graphsurgeon", "onnxruntime", "torch"}
-    assert not loaded_by("import edge_retina.cli") & slow
+    shown = "import contextlib, io\nfrom edge_retina.__main__ import main\nsys.argv = ['edge-retina', '--help']\n"
+    shown += "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): main()"
+    assert not loaded_by(shown) & {"cv2", "numpy", "onnx", "onnx_graphsurgeon", "onnxruntime", "torch"}
 
 
 RUN = """

@@ -1,0 +1,51 @@
+"""Lines to type, shown under each command's help."""
+
+from __future__ import annotations
+
+__all__ = ["EXAMPLES"]
+
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "build": (
+        "edge-retina build model.onnx",
+        "edge-retina build model.onnx --int8 --calib pictures/ -o int8.edge",
+        "edge-retina build model.onnx --fp16 --target tensorrt --batch 4",
+    ),
+    "calib": ("edge-retina calib pick --from ride.mp4 -n 128 -o calib/ride",),
+    "calib pick": ("edge-retina calib pick --from ride.mp4 -n 128 -o calib/ride",),
+    "sensitivity": ("edge-retina sensitivity model.onnx --calib pictures/ --top 10",),
+    "train": ("edge-retina train --data annotations.json --images pictures/ --out model.onnx",),
+    "run": (
+        "edge-retina run model.edge --camera 0",
+        "edge-retina run model.edge --source ride.mp4 --out boxes.mp4 --out boxes.jsonl",
+        "edge-retina run model.edge --source yard=rtsp://user@10.0.0.7/main --track",
+    ),
+    "batch": (
+        "edge-retina batch model.edge archive/ -o detections.parquet",
+        "edge-retina batch model.edge 's3://bucket/2026/**/*.jpg' -o coco.json --ray-address 10.0.0.1:6379",
+    ),
+    "bench": ("edge-retina bench fp32.edge int8.edge --frames 300",),
+    "verify": (
+        "edge-retina verify model.onnx --images pictures/",
+        "edge-retina verify model.edge --images pictures/ --reference trainer.npz",
+    ),
+    "eval": ("edge-retina eval model.onnx int8.edge --coco annotations.json --images pictures/",),
+    "inspect": ("edge-retina inspect model.onnx", "edge-retina inspect model.onnx --write-spec spec.json"),
+    "report": ("edge-retina report int8.edge -o int8.html",),
+    "demo": ("edge-retina demo --out demo-out",),
+    "doctor": (
+        "edge-retina doctor",
+        "edge-retina doctor --camera 0",
+        "edge-retina doctor --json > doctor.json",
+    ),
+    "plans": ("edge-retina plans --json",),
+    "plans clear": ("edge-retina plans clear --help",),
+    "plugin": ("edge-retina plugin status", "edge-retina plugin build"),
+    "plugin build": ("edge-retina plugin build --tensorrt 10.3.0 --compute-capability 8.7",),
+    "plugin status": ("edge-retina plugin status --json",),
+    "sign": ("edge-retina sign model.edge --key key.pem --new-key",),
+    "completion": (
+        "edge-retina completion bash > ~/.local/share/bash-completion/completions/edge-retina",
+        "edge-retina completion zsh > ~/.zfunc/_edge-retina",
+        "edge-retina completion fish > ~/.config/fish/completions/edge-retina.fish",
+    ),
+}
