@@ -22,15 +22,16 @@ from urllib.parse import unquote
 import cv2
 
 from edge_retina.drafts import Draft
-from edge_retina.draw import draw, letterbox
+from edge_retina.draw import draw
 from edge_retina.errors import OutputError, UsageError
 from edge_retina.events import Event
 from edge_retina.jsonl import JsonLines, Stdout
+from edge_retina.recorder import Recorder
 from edge_retina.rotate import RotatingLines, Rotation
 from edge_retina.sink import Sink, StopStream, protect_source
 from edge_retina.snapshots import SnapshotOptions, Snapshots
 from edge_retina.types import U8, Detections, Frame
-from edge_retina.video import VIDEO_FOURCC, count_frames, open_video_writer, pad_to_even
+from edge_retina.video import VIDEO_FOURCC
 from edge_retina.window import close_window, open_window, require_display, show
 
 __all__ = ["Sink", "StopStream", "open_sink"]
@@ -43,8 +44,9 @@ def open_sink(
 ) -> Sink:
     """The sink that `uri` names, see the module's list; missing folders are made.
 
-    fps: frames per second of a video, not rounded. A path without a suffix is a folder of images. on_event: told, from
-    any thread, when a server stops or begins to take results.
+    fps: frames per second of a video made from a file, not rounded; from a camera each frame has its own time. A path
+    without a suffix is a folder of images. on_event: told, from any thread, when a server stops or begins to take
+    results.
     Raises UsageError for a URI nobody understands, OutputError where nothing can be written or shown.
     """
     if not (math.isfinite(fps) and fps > 0):
@@ -92,48 +94,6 @@ def _with_options(text: str) -> Sink | None:
     if place.endswith(("/", os.sep)) and "=" in query:
         return Snapshots(Path(os.path.realpath(place)), SnapshotOptions.parse(query))
     return None
-
-
-class _Video(Sink):
-    def __init__(self, path: Path, fps: float) -> None:
-        self._draft = Draft(path)
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-        self._shape = (0, 0)
-        self._written = 0
-
-    def write(self, frame: Frame, detections: Detections) -> None:
-        image = pad_to_even(draw(frame.image, detections))
-        if self._writer is None:
-            protect_source(frame, self._draft.target)
-            self._shape = (image.shape[0], image.shape[1])
-            self._writer = open_video_writer(self._draft.path, self._shape, self._fps)
-        self._writer.write(letterbox(image, self._shape))
-        self._written += 1
-
-    def close(self) -> None:
-        if self._writer is None:
-            self._draft.discard()
-            return
-        self._writer.release()
-        self._writer = None
-        try:
-            # OpenCV says nothing of a full disk; only the file itself tells.
-            found = count_frames(self._draft.path, self._written)
-            if found < self._written:
-                raise OutputError(
-                    f"{self._draft.target}: wrote {self._written} frames, but {found} can be read back; "
-                    f"is the disk full? run: df -h {self._draft.target.parent}"
-                )
-            self._draft.publish()
-        finally:
-            self._draft.discard()
-
-    def abort(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._writer = None
-        self._draft.discard()
 
 
 class _Still(Sink):
@@ -221,7 +181,7 @@ class _Window(Sink):
 
 _FILE_SINKS: dict[str, Callable[[Path, float], Sink]] = {
     ".jsonl": JsonLines,
-    **dict.fromkeys(VIDEO_FOURCC, _Video),
+    **dict.fromkeys(VIDEO_FOURCC, Recorder),
     **dict.fromkeys(_ENCODABLE, _Still),
 }
 
