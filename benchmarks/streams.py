@@ -41,7 +41,7 @@ from edge_retina.capture import Patience  # noqa: E402
 from edge_retina.live import Camera  # noqa: E402
 from edge_retina.stream import Named, run  # noqa: E402
 
-HASTY = Patience(open_s=1.0, silence_s=0.3, stale_s=0.15)
+HASTY = Patience(open_s=2.5, silence_s=0.3, stale_s=0.15)
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # A soak's connections come and go while its threads and descriptors are counted, those of its HTTP server among them.
 MOST_MORE = 10
@@ -169,6 +169,15 @@ class Broken:
             self.server.shape = shape
 
 
+def wait_for_first(camera: Camera) -> None:
+    """Until it is live; a busy machine may need more than one attempt."""
+    end = time.monotonic() + 60
+    while camera.counts.captured == 0:
+        if time.monotonic() > end:
+            raise SystemExit(f"never a frame: {camera}")
+        time.sleep(0.05)
+
+
 def reconnects(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """A stream lost and found again and again; growth of what the process holds, per 100 times."""
     server, scheme = open_server()
@@ -189,6 +198,7 @@ def reconnects(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         backoff=Backoff(0.01, 0.02),
         on_event=lambda event: downs.update([event.kind]),
     ) as camera:
+        wait_for_first(camera)
         for done in range(options.count):
             for _ in range(2):
                 frame = camera.next(10)
@@ -238,9 +248,9 @@ def reconnects(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     }
     flat = slope["rss_kib"] < options.most_kib and abs(slope["threads"]) < 0.5 and abs(slope["file_descriptors"]) < 0.5
     right = twice == disorder == unread == 0
-    return facts, flat and right and counts.reconnects == counts.outages == options.count and downs[
-        "down"
-    ] >= counts.outages
+    # More than were forced where the machine is too busy to send in time.
+    told = downs["down"] >= counts.outages == counts.reconnects >= options.count
+    return facts, flat and right and told
 
 
 def cameras(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:

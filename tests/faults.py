@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
-from stamped import stamped
+from stamped import now_ms, stamped
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 HOST = "127.0.0.1"
@@ -65,13 +65,14 @@ class _Mjpeg(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
-        sent, due = 0, time.monotonic()
+        sent, stamp, due = 0, 0, time.monotonic()
         while not camera.closing and (camera.frames is None or sent < camera.frames):
             due += 1 / camera.fps
             time.sleep(max(0.0, due - time.monotonic()))
             if camera.frozen:
                 continue
-            data = cv2.imencode(".jpg", stamped(camera.shape), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+            stamp = max(stamp + 1, now_ms())  # no two alike, though they be made in haste
+            data = cv2.imencode(".jpg", stamped(camera.shape, stamp), [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
             self.wfile.write(head.encode() + data + b"\r\n")
             sent += 1

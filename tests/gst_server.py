@@ -27,9 +27,8 @@ ENCODERS = {
 }
 
 
-def picture(width: int, height: int) -> bytes:
-    """Grey, eight bits a pixel, with the time in blocks."""
-    value = time.monotonic_ns() // 1_000_000 & 0xFFFFFFFF
+def picture(width: int, height: int, value: int) -> bytes:
+    """Grey, eight bits a pixel, with that number in blocks."""
     bits = [(value >> (31 - i)) & 1 for i in range(32)]
     rows = []
     for row in range(4):
@@ -57,7 +56,7 @@ class Factory(GstRtspServer.RTSPMediaFactory):
         return made
 
     def push(self, source: Gst.Element) -> None:
-        size, due = None, time.monotonic()
+        size, stamp, due = None, 0, time.monotonic()
         while True:
             due += 1 / self.fps
             time.sleep(max(0.0, due - time.monotonic()))
@@ -67,7 +66,8 @@ class Factory(GstRtspServer.RTSPMediaFactory):
                 size = self.size
                 caps = f"video/x-raw,format=GRAY8,width={size[0]},height={size[1]},framerate={self.fps}/1"
                 source.set_property("caps", Gst.Caps.from_string(caps))
-            flow = source.emit("push-buffer", Gst.Buffer.new_wrapped(picture(*size)))
+            stamp = max(stamp + 1, time.monotonic_ns() // 1_000_000)  # no two alike, though they be made in haste
+            flow = source.emit("push-buffer", Gst.Buffer.new_wrapped(picture(*size, stamp & 0xFFFFFFFF)))
             if flow not in (Gst.FlowReturn.OK,):
                 return
 

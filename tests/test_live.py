@@ -22,6 +22,8 @@ from edge_retina.newest import Limits
 from edge_retina.types import Frame
 
 HASTY = Patience(open_s=1.0, silence_s=0.5, stale_s=0.2)
+# To real servers on a busy machine.
+PATIENT = Patience(open_s=5.0, silence_s=0.5, stale_s=0.2)
 CANARY = "hunter2-canary"
 
 
@@ -171,6 +173,23 @@ def test_every_outage_is_told_and_mended() -> None:
     assert all(0 < event.data["retry_s"] <= 0.05 for event in downs)
 
 
+def test_one_thread_reads_however_often_it_is_connected() -> None:
+    readers: list[threading.Thread] = []
+
+    def noted(act: Callable[[threading.Event], Iterator[Frame]]) -> Callable[[threading.Event], Iterator[Frame]]:
+        def begin(stop: threading.Event) -> Iterator[Frame]:
+            readers.append(threading.current_thread())
+            yield from act(stop)
+
+        return begin
+
+    acts = [noted(breaks(1)), noted(refuses), noted(hangs), noted(ends_badly("x"))] * 2
+    with Camera("x", opener=Script(*acts, noted(steady)), patience=HASTY, backoff=quick()) as camera:
+        until(lambda: len(readers) == 9, 20)
+        until(lambda: camera.counts.captured > 6)  # that thread reads it
+    assert len(set(readers)) == 1
+
+
 def test_counts_add_up_whatever_happens() -> None:
     script = Script(breaks(10), hangs, steady)
     camera = Camera("x", opener=script, patience=HASTY, backoff=quick())
@@ -281,7 +300,7 @@ FAULTS = ["cut", "freeze", "refuse", "garbage"]
 def test_a_stream_over_http_comes_back(wire: Wire, fault: str) -> None:
     events: list[Event] = []
     uri = f"http://admin:{CANARY}@127.0.0.1:{wire.port}/video?token={CANARY}"
-    with Camera(uri, patience=HASTY, backoff=quick(), on_event=events.append) as camera:
+    with Camera(uri, patience=PATIENT, backoff=quick(), on_event=events.append) as camera:
         _meet(camera, wire, fault, events)
     assert CANARY not in repr([event.to_json() for event in events])
 
@@ -293,7 +312,7 @@ def test_a_stream_over_rtsp_comes_back(rtsp: RtspServer, fault: str) -> None:
     events: list[Event] = []
     try:
         uri = f"rtsp://admin:{CANARY}@127.0.0.1:{wire.port}/camera"
-        with Camera(uri, patience=Patience(2.0, 0.5, 0.2), backoff=quick(), on_event=events.append) as camera:
+        with Camera(uri, patience=PATIENT, backoff=quick(), on_event=events.append) as camera:
             _meet(camera, wire, fault, events)
     finally:
         wire.close()
@@ -306,7 +325,7 @@ def _meet(camera: Camera, wire: Wire, fault: str, events: list[Event]) -> None:
 
     def take(count: int) -> None:
         for _ in range(count):
-            frame = given(camera, 4)
+            frame = given(camera, 10)
             stamps.append(read_stamp(frame.image))
 
     take(3)
@@ -316,7 +335,7 @@ def _meet(camera: Camera, wire: Wire, fault: str, events: list[Event]) -> None:
         wire.cut()
     else:
         wire.mode = fault
-    deadline = time.monotonic() + 4
+    deadline = time.monotonic() + 15
     while "down" not in kinds(events):
         assert time.monotonic() < deadline
         camera.take()
@@ -324,7 +343,7 @@ def _meet(camera: Camera, wire: Wire, fault: str, events: list[Event]) -> None:
     wire.mode = "pass"
     wire.cut()
     before = camera.counts.reconnects
-    until(lambda: camera.counts.reconnects > before)
+    until(lambda: camera.counts.reconnects > before, 20)
     take(3)
     assert stamps == sorted(set(stamps))
 
@@ -362,7 +381,8 @@ def test_lag_does_not_grow_though_the_detector_is_slow(rtsp: RtspServer) -> None
             frame = given(camera, 4)
             ages.append(age_ms(frame.image))
         assert camera.counts.dropped > 8
-    assert max(ages[1:]) < 150, ages
+    # One that grows would be at 1.3 s by then: 8 frames of 48 taken in 1.6 s.
+    assert max(ages[1:]) < 700, ages
 
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
