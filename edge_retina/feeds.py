@@ -201,24 +201,35 @@ def open_feeds(
 
 
 def gather(
-    feeds: Sequence[Feed], bell: Bell, *, most: int = 1, max_frames: int | None = None, stop: threading.Event
+    feeds: Sequence[Feed],
+    bell: Bell,
+    *,
+    most: int = 1,
+    max_frames: int | None = None,
+    stop: threading.Event,
+    keep_trying: bool = False,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> Generator[list[Frame], None, None]:
     """Frames of all feeds as they come: at most one of each and `most` at once, those first that waited longest.
 
     Never waits for one feed while another has a frame. Ends when all have, after max_frames, or when stop is set.
-    Raises what ended a file, what no attempt at a camera will mend, and the first failure where no camera gave a frame.
+    Raises what ended a file, what no attempt at a camera will mend, and the first failure where no camera gave a frame,
+    unless keep_trying. on_turn: called with every batch and, while there is none, ten times a second: never while
+    somebody works on the last one.
     """
     order = list(feeds)
     rest = max_frames
     while (rest is None or rest > 0) and not stop.is_set():
         with bell.rung:
             while not (batch := _take(order, most if rest is None else min(most, rest))):
-                _raise_errors(feeds)
+                _raise_errors(feeds, keep_trying)
+                on_turn()
                 if stop.is_set() or all(feed.exhausted for feed in feeds):
                     return
                 now_ns = time.monotonic_ns()
                 due = [seconds for feed in feeds if (seconds := feed.due_s(now_ns)) is not None]
                 bell.rung.wait(min([_LOOK_S, *due]))
+        on_turn()
         yield batch  # though stop was set meanwhile: what is taken counts as worked on
         rest = None if rest is None else rest - len(batch)
 
@@ -235,10 +246,10 @@ def _take(order: list[Feed], most: int) -> list[Frame]:
     return frames
 
 
-def _raise_errors(feeds: Sequence[Feed]) -> None:
+def _raise_errors(feeds: Sequence[Feed], keep_trying: bool) -> None:
     for feed in feeds:
         if feed.error is not None:
             raise feed.error
     hopeless = [feed.hopeless for feed in feeds]
-    if hopeless and all(error is not None for error in hopeless) and hopeless[0] is not None:
+    if not keep_trying and hopeless and all(error is not None for error in hopeless) and hopeless[0] is not None:
         raise hopeless[0]

@@ -186,6 +186,8 @@ def run(
     on_frame: Callable[[Frame, Detections], None] = lambda *_: None,
     on_event: Callable[[Event], None] = lambda _: None,
     stop: threading.Event | None = None,
+    keep_trying: bool = False,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> Summary:
     """Stream one source, or several, through a detector into sinks, until all end, max_frames is reached in all, a
     sink says stop or `stop` is set.
@@ -194,7 +196,8 @@ def run(
     different sources in one call of the detector [8 on a GPU, 1 on a CPU, which keeps frames younger].
     steps: what else happens to the detections of a frame, in order, as tracking; each gets
     the frame, what was found so far, and where to tell events. on_frame: called by this thread, after the sinks got it.
-    on_event: called by the threads where things happen, as the sinks are.
+    on_event: called by the threads where things happen, as the sinks are. keep_trying: go on though no live source gave
+    a frame at its first attempt. on_turn: called by this thread as long as the loop turns, ten times a second or more.
 
     Sinks are closed, and what they hold is valid, however the run ends. A live source is connected again for ever once
     it gave a frame; a sink that fails ends a run over files, and a live one only if no other is left. Raises what
@@ -225,7 +228,9 @@ def run(
             for feed in feeds:
                 feed.start()
             start = time.perf_counter()
-            batches = gather(feeds, bell, most=batch, max_frames=max_frames, stop=stop)
+            batches = gather(
+                feeds, bell, most=batch, max_frames=max_frames, stop=stop, keep_trying=keep_trying, on_turn=on_turn
+            )
             one_file = len(feeds) == 1 and not live
             found = infer(detector, chain.from_iterable(batches)) if one_file else infer_batches(detector, batches)
             with closing(batches), closing(found), suppress(StopStream):

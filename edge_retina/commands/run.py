@@ -8,16 +8,25 @@ import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edge_retina import errors, project
+from edge_retina.commands.runfile import config_option
 from edge_retina.commands.runtime import Chosen, runtime_options
 from edge_retina.commands.tracking import Watched, summary_lines, tracking_options
 from edge_retina.events import Event
 
+if TYPE_CHECKING:
+    from edge_retina.detector import Detector
+    from edge_retina.types import Detections, Frame
+
 __all__ = ["run_command"]
+
+# To the next sign of progress of a plan's compilation; the slowest steps on the smallest Jetson take minutes.
+_COMPILING_S = 1200.0
+_FRAME = (480, 640)
 
 
 @click.command("run")
@@ -44,6 +53,9 @@ __all__ = ["run_command"]
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
 @tracking_options
 @runtime_options
+@click.option("--keep-trying", is_flag=True, help="Go on though no camera gave a frame at first, as a service does.")
+@click.option("--prepare", is_flag=True, help="Compile what is to be compiled, work on one blank frame, and end.")
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="JSON lines on stdout, one per frame.")
 def run_command(
     bundle: Path | None,
@@ -55,6 +67,8 @@ def run_command(
     max_age: float | None,
     fps: float | None,
     threads: int | None,
+    keep_trying: bool,
+    prepare: bool,
     as_json: bool,
     chosen: Chosen,
     watched: Watched,
@@ -62,12 +76,16 @@ def run_command(
     """Detect on cameras, videos or pictures.
 
     Without BUNDLE: the one that edge-retina.toml names, else the only *.edge in this folder. Without --out: a window
-    where there is a display, else a line per frame. A camera that stops is connected again.
+    where there is a display, else a line per frame. A camera that stops is connected again. Under systemd it says when
+    it is ready, how its cameras are, and that it is not stuck (docs/device.md).
     """
+    import numpy as np
+
     from edge_retina.feeds import named
     from edge_retina.newest import Limits
     from edge_retina.sources import is_live
     from edge_retina.stream import frames_at_once, run
+    from edge_retina.watchdog import Notifier, Pulse
 
     if not cameras + sources:
         raise errors.UsageError("run wants one of --camera N and --source URI, such as --camera 0 or --source ride.mp4")
@@ -79,10 +97,31 @@ def run_command(
     if not targets:
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
-    on_frame = _line if lines else lambda *_: None
     watch = watched.open()
     parallel = frames_at_once(feeds[0].uri) if len(feeds) == 1 else 1
-    with _stopping() as stop, chosen.open(path, threads=threads, parallel=parallel, sources=len(feeds)) as detector:
+    notifier = Notifier.from_environment()
+    pulse, told = Pulse(notifier), _Told(alone=len(feeds) == 1, live=any(is_live(feed.uri) for feed in feeds))
+
+    def on_frame(frame: Frame, detections: Detections) -> None:
+        pulse.frame()
+        if lines:
+            _line(frame, detections)
+
+    def on_event(event: Event) -> None:
+        pulse.event(event)
+        told(event)
+
+    def open_detector() -> Detector:
+        many = {"parallel": parallel, "sources": len(feeds)}
+        return chosen.open(path, threads=threads, on_progress=lambda: notifier.extend(_COMPILING_S), **many)
+
+    with _stopping() as stop, open_detector() as detector:
+        if prepare or notifier.active:
+            # Before anybody hears "ready": that a bundle loads does not mean that it runs.
+            detector(np.zeros((*(detector.bundle.manifest.frame_size or _FRAME), 3), np.uint8))
+        if prepare:
+            _talk(f"{path}: ready to run on {detector.runtime.name}")
+            return
         summary = run(
             detector,
             feeds,
@@ -93,8 +132,10 @@ def run_command(
             batch=chosen.batch,
             steps=[watch] if watch else [],
             on_frame=on_frame,
-            on_event=_Told(alone=len(feeds) == 1, live=any(is_live(feed.uri) for feed in feeds)),
+            on_event=on_event,
             stop=stop,
+            keep_trying=keep_trying,
+            on_turn=pulse.turn,
         )
     latency = summary.to_json()["latency_ms_p50"] or 0
     counts = f"{summary.frames} frames, {summary.detections} detections"

@@ -46,13 +46,29 @@ class Chosen:
     plugin: bool = True
     allow_host_code: bool = False
 
-    def open(self, path: Path, *, threads: int | None, parallel: int, sources: int = 1) -> Detector:
+    def open(
+        self,
+        path: Path,
+        *,
+        threads: int | None,
+        parallel: int,
+        sources: int = 1,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> Detector:
         """The bundle's detector; what it waits for and which runtime was taken are told on stderr.
 
-        sources: cameras whose frames may run together. Raises BundleError, UsageError, RuntimeFailure, MissingPackage.
+        sources: cameras whose frames may run together. on_progress: called with each step of a compilation.
+        Raises BundleError, UsageError, RuntimeFailure, MissingPackage.
         """
         from edge_retina.detector import Detector
         from edge_retina.runtime import Gpu
+
+        def also(told: Callable[..., None]) -> Callable[..., None]:
+            def both(*facts: Any) -> None:
+                told(*facts)
+                on_progress()
+
+            return both
 
         with stages(path.name) as (on_stage, on_step, on_note):
             gpu = Gpu(
@@ -62,9 +78,9 @@ class Chosen:
                 trusted=self.trust,
                 allow_host_code=self.allow_host_code,
                 plugin=self.plugin,
-                on_stage=on_stage,
-                on_step=on_step,
-                on_note=on_note,
+                on_stage=also(on_stage),
+                on_step=also(on_step),
+                on_note=also(on_note),
             )
             return Detector.load(path, target=self.target, threads=threads, parallel=parallel, gpu=gpu)
 
