@@ -45,6 +45,8 @@ HASTY = Patience(open_s=2.5, silence_s=0.3, stale_s=0.15)
 PAGE = os.sysconf("SC_PAGE_SIZE")
 # A soak's connections come and go while its threads and descriptors are counted, those of its HTTP server among them.
 MOST_MORE = 10
+# The decoder's threads of one connection.
+MOST_MORE_OF_ONE = 3
 
 
 class Slowed:
@@ -246,7 +248,8 @@ def reconnects(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         "held_last": held[-1],
         "slope_per_100": slope,
     }
-    flat = slope["rss_kib"] < options.most_kib and abs(slope["threads"]) < 0.5 and abs(slope["file_descriptors"]) < 0.5
+    more = max(slope["threads"], slope["file_descriptors"]) * (at[-1] - at[0])
+    flat = slope["rss_kib"] < options.most_kib and more < MOST_MORE_OF_ONE
     right = twice == disorder == unread == 0
     # More than were forced where the machine is too busy to send in time.
     told = downs["down"] >= counts.outages == counts.reconnects >= options.count
