@@ -1,0 +1,1 @@
+"""A bundle for engines that other people run: Triton Inference Server, DeepStream."""
