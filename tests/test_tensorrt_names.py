@@ -68,6 +68,7 @@ BY_NAME = {("runtime/worker.py", "IExecutionContext", "is_stream_capturable")}
 # Classes of ours that are subclasses of TensorRT's: what TensorRT calls on them.
 OVERRIDDEN = {
     "ILogger": ("monitor.py", ["log"]),
+    "IProfiler": ("runtime/load.py", ["report_layer_time"]),
     "IProgressMonitor": ("monitor.py", ["phase_start", "step_complete", "phase_finish"]),
     "IErrorRecorder": (
         "runtime/load.py",

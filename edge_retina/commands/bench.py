@@ -1,73 +1,176 @@
-"""`edge-retina bench`: how long a frame takes, bundles side by side."""
+"""`edge-retina bench`: how long a frame takes and where that time goes, configurations side by side."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from contextlib import ExitStack, closing
-from itertools import islice
+import tempfile
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edge_retina.commands.build import stages
-from edge_retina.commands.runtime import Chosen, runtime_options
+from edge_retina.commands.runtime import Chosen, runtime_options_without_batch
+from edge_retina.drafts import Draft
+from edge_retina.errors import InputError
+
+if TYPE_CHECKING:
+    from edge_retina.bench.benchmark import Benchmark
+    from edge_retina.bench.ends import Ends
+    from edge_retina.bench.models import Model
 
 __all__ = ["bench_command"]
 
 # Held in memory, so that decoding pictures is not measured; as many as a look at other pictures needs.
 _PICTURES = 16
-_MIB = 1 << 20
+# Read, written and profiled: enough for their percentiles, and soon done.
+_MOST_READ, _MOST_PROFILED = 200, 50
+_MOST_BATCH = 64
+_PATTERN = "test://?size={width}x{height}&frames=200"
+_SIZE = (720, 1280)
+
+
+def _batches(_: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= _MOST_BATCH for part in parts):
+        raise click.BadParameter(f"wants numbers from 1 to {_MOST_BATCH}, such as 1,4, found {value!r}", param=option)
+    return tuple(dict.fromkeys(map(int, parts)))
+
+
+def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...]:
+    return () if value is None else tuple(part.strip().lower() for part in value.split(","))
+
+
+def _json_file(_: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A file to write, "-" for stdout. What comes behind a bare --json may be a bundle, which must not be replaced."""
+    if value is not None and value != "-" and not value.endswith(".json"):
+        raise click.BadParameter(f"wants FILE.json, or nothing for stdout, found {value!r}", param=option)
+    return value
 
 
 @click.command("bench")
-@click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--source", metavar="URI", default="test://?size=1280x720&frames=16", show_default=True, help="Frames.")
-@click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="Frames to time.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds the bundles take.")
-@click.option("--warm-up", type=click.IntRange(min=0), default=10, show_default=True, help="Frames before that.")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="BUNDLE|ONNX...")
+@click.option("--source", metavar="URI", help="Frames [a test pattern].")
+@click.option("--out", "outs", metavar="URI", multiple=True, help="Sinks to time [lines of JSON].")
+@click.option("--precision", "precisions", callback=_listed, help="Of an ONNX, such as fp32,fp16,int8 [fp32].")
+@click.option("--calib", metavar="SRC", help="Calibration pictures, for an ONNX in int8.")
+@click.option("--batch", "batch_sizes", default="1", callback=_batches, help="Frames in one call, such as 1,4 [1].")
+@click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="Calls to time.")
+@click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Rounds they take turns in.")
+@click.option("--warm-up", type=click.IntRange(min=0), default=10, show_default=True, help="Calls before that.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
-@runtime_options
-@click.option("--json", "as_json", is_flag=True, help="One JSON list.")
+@click.option("--profile/--no-profile", default=True, help="Also look where the time goes, in a pass of its own.")
+@click.option("--layers", is_flag=True, help="Print the slowest layers.")
+@runtime_options_without_batch
+@click.option("--json", "json_to", metavar="[FILE]", is_flag=False, flag_value="-", callback=_json_file, help="JSON.")
 def bench_command(
-    bundles: tuple[Path, ...],
-    source: str,
+    models: tuple[Path, ...],
+    source: str | None,
+    outs: tuple[str, ...],
+    precisions: tuple[str, ...],
+    calib: str | None,
+    batch_sizes: tuple[int, ...],
     frames: int,
     rounds: int,
     warm_up: int,
     threads: int | None,
-    as_json: bool,
+    profile: bool,
+    layers: bool,
+    json_to: str | None,
     chosen: Chosen,
 ) -> None:
-    """Time frames, one at a time, from memory to detections; several BUNDLES take turns.
+    """Time frames, one call at a time, from memory to detections; several configurations take turns.
 
-    Of TensorRT also: how often a captured graph was launched and how often its pieces, and what is held on the GPU.
+    Then, in passes of their own: what the stages inside take, reading the source, and writing to sinks. Of TensorRT
+    also: how often a captured graph was launched and how often its pieces, and what is held on the GPU.
     """
-    from edge_retina.bench import measure
-    from edge_retina.sources import open_source
+    from edge_retina.bench.benchmark import LAYERS, benchmark
+    from edge_retina.bench.cases import cases, open_model
+    from edge_retina.bench.ends import read_frames, time_ends
+    from edge_retina.bench.models import find_models
+    from edge_retina.sources import redact
 
-    with closing(open_source(source, max_frames=_PICTURES)) as opened:
-        images = [frame.image for frame in islice(opened, _PICTURES)]
+    chosen = dataclasses.replace(chosen, batch=max(batch_sizes))
     with ExitStack() as stack:
-        detectors = [(str(p), stack.enter_context(chosen.open(p, threads=threads, parallel=1))) for p in bundles]
-        with stages("frames") as (on_stage, on_step, _):
-            on_stage("time")
-            timings = measure(detectors, images, frames=frames, rounds=rounds, warm_up=warm_up, on_step=on_step)
-    rows = [timing.to_json() for timing in timings]
-    if as_json:
-        click.echo(json.dumps(rows, indent=1))
-        return
-    first = rows[0]["p50_ms"]
-    for row in rows:
-        beside = "" if row is rows[0] else f", {first / row['p50_ms']:.2f} x the first"
-        click.echo(
-            f"{row['name']} on {row['runtime']}: {row['p50_ms']:.2f} ms (p90 {row['p90_ms']:.2f}, p99 "
-            f"{row['p99_ms']:.2f}), {row['fps']:.1f} fps{beside}"
-        )
-        if counts := row.get("counts"):
-            click.echo(
-                f"  {counts['captured_launches']} graph launches, {counts['plain_launches']} piece by piece, "
-                f"{counts['captures']} captures, {counts['allocations']} allocations, "
-                f"{counts['bytes_held'] / _MIB:.1f} MiB of GPU memory held"
+        # Places that cannot be written are known before the work.
+        drafts = {path: Draft(Path(path)) for path in (json_to,) if path not in (None, "-")}
+        for draft in drafts.values():
+            stack.callback(draft.discard)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-retina-bench-")))
+        with stages("models") as (on_stage, on_step, on_note):
+            found = find_models(
+                models, precisions, folder, calib=calib, on_stage=on_stage, on_step=on_step, on_note=on_note
             )
-        if row["noisy"]:
-            click.echo(f"  the rounds' medians vary by {row['variation']:.0%}: the machine does other work", err=True)
+        with stages("frames") as (on_stage, on_step, _):
+            on_stage("read")
+            source = source or _pattern(found[0])
+            read = read_frames(source, most=min(frames, _MOST_READ), held=_PICTURES)
+            images = [frame.image for frame in read.frames]
+            if not images:
+                raise InputError(f"{redact(source)}: wanted frames to measure on, found none; give another --source")
+        opened = []
+        for model in found:
+            again = partial(chosen.open, model.bundle, threads=threads, parallel=1)
+            opened.append(open_model(model, again, images[0]))
+            stack.callback(opened[-1].detector.close)
+        looks = min(frames, _MOST_PROFILED) if profile else 0
+        ready = [c for each in opened for c in cases(each, batch_sizes, images, looks=looks, threads=threads)]
+        with stages("frames") as (on_stage, on_step, _):
+            result = benchmark(
+                ready, images, frames=frames, rounds=rounds, warm_up=warm_up, on_stage=on_stage, on_step=on_step
+            )
+            on_stage("ends of")
+            ends = time_ends(opened[0].detector, source, outs, read, frames=min(frames, _MOST_READ))
+        if json_to is not None:
+            told = result.to_json(None if layers else LAYERS) | {"ends": ends.to_json()}
+            _hand_out(json.dumps(told, indent=1) + "\n", drafts.get(json_to))
+    if json_to != "-":
+        _print(result, ends, layers)
+    for warning in result.warnings:
+        click.echo(f"  {warning}", err=True)
+
+
+def _pattern(model: Model) -> str:
+    """Frames of a size that the bundle takes."""
+    from edge_retina.bundle import read_bundle
+
+    height, width = read_bundle(model.bundle, verify=False).manifest.frame_size or _SIZE
+    return _PATTERN.format(height=height, width=width)
+
+
+def _hand_out(content: str | bytes, draft: Draft | None) -> None:
+    """Into its file, or to stdout."""
+    if draft is None:
+        click.echo(content, nl=False)
+        return
+    draft.fill(content.encode() if isinstance(content, str) else content)
+    draft.publish()
+    click.echo(f"wrote {draft.target}", err=True)
+
+
+def _print(result: Benchmark, ends: Ends, layers: bool) -> None:
+    from rich.table import Column, Table
+
+    from edge_retina.bench.text import headline, layer_rows, machine_lines, stage_rows, trailer
+    from edge_retina.console import Results
+
+    console = Results()
+    for number, measured in enumerate(result.measured):
+        click.echo(headline(measured))
+        for line in trailer(measured):
+            click.echo(f"  {line}")
+        table = Table("stage", *(Column(name, justify="right") for name in ("p50 ms", "p90", "p99", "p99.9", "share")))
+        first = number == 0
+        for row in stage_rows(measured, ends.capture_ms if first else (), ends.sinks_ms if first else ()):
+            table.add_row(*row)
+        console.print(table)
+        if layers and (rows := layer_rows(measured)):
+            table = Table("layer", "kind", "stage", Column("ms", justify="right"), Column("share", justify="right"))
+            for row in rows:
+                table.add_row(*row)
+            console.print(table)
+    for line in machine_lines(result, ends.loop):
+        click.echo(line)

@@ -19,12 +19,15 @@ __all__ = ["as_one", "blanks", "frame_size", "read_spec"]
 def as_one(
     command: Callable[..., Any], name: str, kind: type[Any], options: Sequence[Callable[..., Any]]
 ) -> Callable[..., Any]:
-    """The command with these options, which it gets as one argument: `kind`, a dataclass with a field for each."""
+    """The command with these options, which it gets as one argument: `kind`, a dataclass with a field for each.
+
+    A field whose option is not among them keeps its default.
+    """
     names = [field.name for field in fields(kind)]
 
     @functools.wraps(command)
     def collected(**arguments: Any) -> Any:
-        given = {field: arguments.pop(field) for field in names}
+        given = {field: arguments.pop(field) for field in names if field in arguments}
         return command(**arguments, **{name: kind(**given)})
 
     for option in reversed(options):

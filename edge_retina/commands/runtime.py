@@ -15,7 +15,7 @@ from edge_retina.commands.options import as_one, frame_size
 if TYPE_CHECKING:
     from edge_retina.detector import Detector
 
-__all__ = ["Chosen", "runtime_options"]
+__all__ = ["Chosen", "runtime_options", "runtime_options_without_batch"]
 
 _OPTIONS = (
     click.option(
@@ -27,11 +27,11 @@ _OPTIONS = (
     ),
     click.option("--plan", type=click.Path(path_type=Path), help="Run this plan, in place of a cached one."),
     click.option("--trust", type=click.Path(path_type=Path), help="Public key; bundle and plan must be signed by it."),
-    click.option("--batch", type=click.IntRange(1, 64), help="Most frames in one run on a GPU [one per source]."),
     click.option("--largest-frame", metavar="WxH", callback=frame_size, help="Largest frame on a GPU [3840x2160]."),
     click.option("--plugin/--no-plugin", default=True, help="Decode in the CUDA plugin, where it is built."),
     click.option("--allow-host-code", is_flag=True, help="Run a version-compatible plan: it holds code for the CPU."),
 )
+_BATCH = click.option("--batch", type=click.IntRange(1, 64), help="Most frames in one run on a GPU [one per source].")
 
 
 @dataclass(frozen=True)
@@ -87,4 +87,9 @@ class Chosen:
 
 def runtime_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of a runtime; the command gets them as one argument, `chosen`."""
+    return as_one(command, "chosen", Chosen, (*_OPTIONS, _BATCH))
+
+
+def runtime_options_without_batch(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The same without --batch, for a command that has one of its own."""
     return as_one(command, "chosen", Chosen, _OPTIONS)

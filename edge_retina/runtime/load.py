@@ -16,7 +16,7 @@ import numpy as np
 from edge_retina.errors import PlanRefused, RuntimeFailure
 from edge_retina.runtime.worker import FRAMES, OUTPUTS, Plan
 
-__all__ = ["load_plan", "logger"]
+__all__ = ["load_plan", "logger", "open_profiler"]
 
 _log = logging.getLogger("edge_retina.tensorrt")
 # What a lowered model calls: the plugin's name, version and namespace, as lowering.py writes them.
@@ -165,6 +165,27 @@ def _error_recorder(trt: ModuleType) -> Any:
             return _drained(deque(text for _, text in self._latest), self._latest)
 
     return Recorder()
+
+
+def open_profiler(trt: ModuleType) -> Any:
+    """An IProfiler of that module; taken(): what it was told since the last time, [(layer, milliseconds)].
+
+    TensorRT tells it of every layer before a run that is no graph returns.
+    """
+
+    class Profiler(trt.IProfiler):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self._told: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self._told.append((layer_name, ms))
+
+        def taken(self) -> list[tuple[str, float]]:
+            told, self._told = self._told, []
+            return told
+
+    return Profiler()
 
 
 def _drained(texts: deque[str], kept: deque[Any] | None = None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -21,17 +22,20 @@ class OrtRuntime:
     """A session over the rewritten ONNX.
 
     model: its bytes. threads: CPU threads in all, None for all cores. parallel: frames worked on at once, each with its
-    share of the threads. Raises RuntimeFailure when ONNX Runtime refuses the model.
+    share of the threads. profile: ONNX Runtime times every operator, which costs time itself, and writes a trace whose
+    path begins so; end_profile gives it. Raises RuntimeFailure when ONNX Runtime refuses the model.
     """
 
     name = "ort"
     batch_most: int | None = None
 
-    def __init__(self, model: bytes, *, threads: int | None = None, parallel: int = 1) -> None:
+    def __init__(
+        self, model: bytes, *, threads: int | None = None, parallel: int = 1, profile: Path | None = None
+    ) -> None:
         self.parallel = parallel
         if parallel > 1:
             threads = max(1, (threads or cores()) // parallel)
-        self._session = open_session(model, threads)
+        self._session = open_session(model, threads, profile=profile)
         self._names = ["boxes", "scores", "labels", "count"]
 
     def run(self, frames: npt.NDArray[np.uint8]) -> Outputs:
@@ -46,6 +50,10 @@ class OrtRuntime:
         except Exception as exc:
             raise RuntimeFailure(f"ONNX Runtime failed on frames {list(frames.shape)}: {_reason(exc)}") from exc
 
+    def end_profile(self) -> Path:
+        """Write the trace of all runs so far, in the format of Chrome's trace viewer; its path."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Nothing is held that the garbage collector would not free."""
 
@@ -59,12 +67,18 @@ class OrtRuntime:
 
 
 def open_session(
-    model: bytes, threads: int | None = None, *, lean: bool = False, optimize: bool = True
+    model: bytes,
+    threads: int | None = None,
+    *,
+    lean: bool = False,
+    optimize: bool = True,
+    profile: Path | None = None,
 ) -> ort.InferenceSession:
     """A session on the CPU over any ONNX. Raises RuntimeFailure when ONNX Runtime refuses it.
 
     lean: for work between a few frames, in less memory and without threads that spin while they wait. optimize: False
-    runs the operators as they are, which for a frame or two costs no time and needs less memory again.
+    runs the operators as they are, which for a frame or two costs no time and needs less memory again. profile: see
+    OrtRuntime.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
@@ -76,6 +90,8 @@ def open_session(
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if threads is not None:
         options.intra_op_num_threads = threads
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:

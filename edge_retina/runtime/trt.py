@@ -9,24 +9,27 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_retina.errors import RuntimeFailure, UsageError
 from edge_retina.runtime import Outputs
 from edge_retina.runtime.cuda import Device
 from edge_retina.runtime.device_frames import view_frames
-from edge_retina.runtime.load import load_plan
-from edge_retina.runtime.worker import Counts, Worker
+from edge_retina.runtime.load import load_plan, open_profiler
+from edge_retina.runtime.worker import Counts, Pieces, Worker
 
-__all__ = ["Counts", "TrtRuntime"]
+__all__ = ["Counts", "Pieces", "TrtRuntime"]
 
 # At the end of the interpreter a thread may hang in a run; what it uses is then left to the driver to free.
 _PATIENCE_AT_EXIT_S = 5.0
+T = TypeVar("T")
 
 
 class TrtRuntime:
@@ -55,7 +58,7 @@ class TrtRuntime:
             raise UsageError(
                 "TensorRT-RTX has no plugins, and ends the process that gives it one; leave the library out"
             )
-        self.name, self.parallel, self.device = name, parallel, device
+        self.name, self.parallel, self.device, self._trt = name, parallel, device, trt
         try:
             with device.current(), ExitStack() as undo:
                 loaded = load_plan(trt, plan, plugin_library=plugin_library, allow_host_code=allow_host_code)
@@ -67,6 +70,7 @@ class TrtRuntime:
         except device.errors as exc:
             raise device.failure(f"loading a plan of {len(plan)} bytes for {parallel} at once", exc) from exc
         self.batch_most: int | None = loaded.most[0]
+        self._profiler: Any = None
         self._pool = _Pool(device, workers)
         self._finalizer = weakref.finalize(self, self._pool.close, _PATIENCE_AT_EXIT_S)
 
@@ -80,14 +84,30 @@ class TrtRuntime:
         on_host = isinstance(frames, np.ndarray)
         if on_host and (frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3):
             raise UsageError(f"wanted frames uint8 (B, H, W, 3), found {frames.dtype} {frames.shape}")
+
+        def work(worker: Worker) -> Outputs:
+            if on_host:
+                return worker.run(frames)
+            return worker.run_on_device(view_frames(frames, self.device, worker.stream))
+
+        return self._with_worker(frames, work)
+
+    def run_in_pieces(self, frames: npt.NDArray[np.uint8]) -> Pieces:
+        """Run frames (B, H, W, 3) in host memory, piece by piece and with TensorRT's profiler on, which slows it.
+
+        The runtime keeps the profiler, so open one of its own for it. Raises UsageError, RuntimeFailure.
+        """
+        if self._profiler is None:
+            self._profiler = open_profiler(self._trt)
+        return self._with_worker(frames, lambda worker: worker.run_in_pieces(frames, self._profiler))
+
+    def _with_worker(self, frames: Any, work: Callable[[Worker], T]) -> T:
         device = self.device
-        worker = self._pool.take(frames.shape if on_host else None)
+        worker = self._pool.take(frames.shape if isinstance(frames, np.ndarray) else None)
         try:
             with device.current():
                 try:
-                    if on_host:
-                        return worker.run(frames)
-                    return worker.run_on_device(view_frames(frames, device, worker.stream))
+                    return work(worker)
                 except UsageError:  # nothing was begun
                     raise
                 except BaseException:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, suppress
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ from edge_retina.runtime.cuda import Device, DeviceMemory, HostMemory, Stream
 from edge_retina.runtime.device_frames import DeviceFrames, Shape
 from edge_retina.runtime.graph import Graph
 
-__all__ = ["FRAMES", "OUTPUTS", "Counts", "Plan", "Worker"]
+__all__ = ["FRAMES", "OUTPUTS", "Counts", "Pieces", "Plan", "Worker"]
 
 FRAMES = "frames"
 # Output to its type and the shape of a row; None is the number of detections, which the plan fixes.
@@ -54,6 +56,19 @@ class Counts(NamedTuple):
     captures: int = 0
     allocations: int = 0
     bytes_held: int = 0
+
+
+class Pieces(NamedTuple):
+    """Milliseconds of one run whose pieces were waited for one by one.
+
+    upload: with the copy into page-locked memory. layers: by TensorRT's names, in the order they ran; they are part of
+    network. download: with the copy out of page-locked memory.
+    """
+
+    upload: float
+    network: float
+    download: float
+    layers: tuple[tuple[str, float], ...]
 
 
 class _Place(NamedTuple):
@@ -123,6 +138,26 @@ class Worker:
             return self._finish()
         self._enqueue()
         return self._finish_plain()
+
+    def run_in_pieces(self, frames: npt.NDArray[np.uint8], profiler: Any) -> Pieces:
+        """Run frames in host memory to time them; profiler: of runtime.load, told of every run of this worker."""
+        if frames.shape != self._shape or not self._from_host:
+            self._take_from_host(frames.shape)
+        self._drop_graph()
+        self._context.profiler = profiler
+        times = [time.perf_counter()]
+        np.copyto(self._pixels, frames)
+        self.stream.upload(self._address, self._source)
+        self.stream.wait()
+        times.append(time.perf_counter())
+        self._execute()
+        self.stream.wait()
+        times.append(time.perf_counter())
+        self._download()
+        self._finish_plain()
+        times.append(time.perf_counter())
+        upload, network, download = ((end - start) * 1000 for start, end in pairwise(times))
+        return Pieces(upload, network, download, tuple(profiler.taken()))
 
     def run_on_device(self, frames: DeviceFrames) -> Outputs:
         """Run frames where they lie on the GPU; otherwise as `run`. Piece by piece, for their address may change."""
@@ -219,8 +254,14 @@ class Worker:
         self._compute()
 
     def _compute(self) -> None:
+        self._execute()
+        self._download()
+
+    def _execute(self) -> None:
         if not self._context.execute_async_v3(self.stream.handle):
             raise RuntimeFailure(f"TensorRT failed on frames {list(self._shape or ())}: {self._plan.errors.told()}")
+
+    def _download(self) -> None:
         if self._answer is not None:
             self.stream.download(self._results.array[: self._used], self._answer.address)
 

@@ -71,6 +71,11 @@ class IErrorRecorder:
         self.made = True
 
 
+class IProfiler:
+    def __init__(self) -> None:
+        self.made = True
+
+
 class Dims(tuple[int, ...]):
     """What TensorRT gives for a shape."""
 
@@ -229,6 +234,7 @@ def names(version: str, rtx: bool) -> dict[str, Any]:
         "ILogger": ILogger,
         "Logger": Logger,
         "IErrorRecorder": IErrorRecorder,
+        "IProfiler": IProfiler,
         "ErrorCodeTRT": ErrorCodeTRT,
         "DataType": DataType,
         "TensorIOMode": TensorIOMode,
@@ -279,6 +285,7 @@ class ICudaEngine:
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         body = with_body(model).SerializeToString()
         self.session = ort.InferenceSession(body, options, providers=["CPUExecutionProvider"])
+        self.layers = [node.name for node in model.graph.node]
 
     def __del__(self) -> None:
         if hasattr(self, "_gpu"):
@@ -331,6 +338,8 @@ class IExecutionContext:
     def __init__(self, engine: ICudaEngine) -> None:
         self.engine = engine
         self.error_recorder: Any = None
+        self.profiler: Any = None
+        self.enqueue_emits_profile = True
         self._gpu = engine._gpu
         self._gpu.contexts += 1
         self._shape: Dims | None = None
@@ -414,6 +423,14 @@ class IExecutionContext:
         if not captured:
             self._run_with = self._settings
         gpu.put(queue, self._op(dict(self._addresses), shapes, self._settings, captured))
+        if self.profiler is not None and self.enqueue_emits_profile:
+            if not getattr(self.profiler, "made", False):
+                raise TypeError("IProfiler.__init__ was not called")
+            if captured:
+                raise gpu.misuse("a profiler that enqueue tells cannot be captured")
+            gpu.drain(queue)  # it waits for the network, to know
+            for number, name in enumerate(self.engine.layers, 1):
+                self.profiler.report_layer_time(name, number / 1000)
         return True
 
     def _op(self, addresses: dict[str, int], shapes: dict[str, Dims], settings: int, captured: bool) -> Op:
