@@ -192,8 +192,8 @@ def run(
     """Stream one source, or several, through a detector into sinks, until all end, max_frames is reached in all, a
     sink says stop or `stop` is set.
 
-    min_score: detections below it are left out everywhere. limits, patience: of live sources. batch: most frames of
-    different sources in one call of the detector [8 on a GPU, 1 on a CPU, which keeps frames younger].
+    min_score: what is below it is left out, everywhere but in steps. limits, patience: of live sources. batch: most
+    frames of different sources in one call of the detector [8 on a GPU, 1 on a CPU, which keeps frames younger].
     steps: what else happens to the detections of a frame, in order, as tracking; each gets
     the frame, what was found so far, and where to tell events. on_frame: called by this thread, after the sinks got it.
     on_event: called by the threads where things happen, as the sinks are. keep_trying: go on though no live source gave
@@ -235,9 +235,10 @@ def run(
             found = infer(detector, chain.from_iterable(batches)) if one_file else infer_batches(detector, batches)
             with closing(batches), closing(found), suppress(StopStream):
                 for frame, everything, milliseconds in found:
-                    detections = everything.mask(min_score=min_score)
+                    detections = everything
                     for step in steps:
                         detections = step(frame, detections, tell)
+                    detections = detections.mask(min_score=min_score)
                     summary.add(frame, detections, milliseconds, time.perf_counter() - start)
                     host.write(frame, detections)
                     on_frame(frame, detections)

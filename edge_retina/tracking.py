@@ -2,7 +2,11 @@
 
 Why trackers, extra `track`: Apache-2.0, released monthly, takes capture times (so that a camera that drops frames or
 comes back does not confuse it) and needs no torch; it brings supervision, whose own ByteTrack it replaces. Norfair and
-motpy are no longer maintained, boxmot is AGPL-3.0 and needs torch. On samples/digits/pan.mp4 it swaps no number.
+motpy are no longer maintained, boxmot is AGPL-3.0 and needs torch.
+
+A slow detector sees an object far from where it was. So boxes are widened before they are compared (BIoU; Yang et al.
+2023), the more the longer ago the last frame was. By how much, and from which score on rows help, is measured by
+benchmarks/tracking.py: docs/streams.md.
 
 A detector may give one object twice under two names, and ByteTrack would then swap their numbers for ever: of rows that
 overlap by more than `same_iou` only the best is tracked, whatever its name. A track's name is what it was called most.
@@ -26,6 +30,8 @@ __all__ = ["Track", "TrackChange", "Tracker"]
 
 # ByteTrack counts its patience in frames of this rate.
 _BUFFER_FPS = 30
+# Boxes are widened by this share of their sides per second beyond 1/25 since the last frame, on each side.
+_WIDENED_PER_S, _NEAR_S, _WIDEST = 8.0, 0.04, 0.8
 
 
 @dataclass(slots=True)
@@ -67,19 +73,30 @@ class Tracker:
     """Follows the objects of each camera.
 
     fps: frames per second where frames say no time. start_score: a detection from which a track may begin, those below
-    only continue one. patience_s: how long an unseen object keeps its number. same_iou: see the module.
+    only continue one; least_score: those below it are not looked at. patience_s: how long an unseen object keeps its
+    number. same_iou: see the module.
     Raises MissingPackage without trackers, UsageError for numbers out of range. Not thread-safe.
     """
 
     def __init__(
-        self, *, fps: float = 30.0, start_score: float = 0.5, patience_s: float = 1.0, same_iou: float = 0.5
+        self,
+        *,
+        fps: float = 30.0,
+        start_score: float = 0.5,
+        least_score: float = 0.2,
+        patience_s: float = 1.0,
+        same_iou: float = 0.5,
     ) -> None:
-        if not (0 < fps <= 1000 and 0 <= start_score <= 1 and 0 <= patience_s <= 600 and 0 < same_iou <= 1):
+        scores_fit = 0 <= start_score <= 1 and 0 <= least_score <= 1
+        if not (0 < fps <= 1000 and scores_fit and 0 <= patience_s <= 600 and 0 < same_iou <= 1):
             raise UsageError(
-                f"a tracker wants fps in 0..1000, start_score in 0..1, patience_s in 0..600 and same_iou in 0..1, "
-                f"found {fps}, {start_score}, {patience_s} and {same_iou}"
+                f"a tracker wants fps in 0..1000, start_score and least_score in 0..1, patience_s in 0..600 and "
+                f"same_iou in 0..1, found {fps}, {start_score}, {least_score}, {patience_s} and {same_iou}"
             )
-        self._fps, self._start_score, self._patience_s, self._same_iou = fps, start_score, patience_s, same_iou
+        self._fps, self._patience_s, self._same_iou = fps, patience_s, same_iou
+        # As scores are: 0.9 is a little more than the 0.9 of 32 bits.
+        self._start_score = float(np.float32(start_score))
+        self._least_score = np.float32(min(least_score, start_score))
         self._cameras: dict[str, _Camera] = {}
         self._bytetrack()  # to hear at once that it is not installed
 
@@ -97,9 +114,12 @@ class Tracker:
         now_s = frame.timestamp_ns / 1e9
         if now_s <= camera.now_s:  # still images, or a container that does not know
             now_s = camera.now_s + 1 / self._fps
+        since_s = now_s - camera.now_s
         camera.now_s = now_s
+        camera.tracks.iou.buffer_ratio = min(_WIDEST, _WIDENED_PER_S * max(0.0, since_s - _NEAR_S))
         ids = np.full(len(detections), -1, np.int32)
         rows = nms(detections.xyxy, detections.labels, self._same_iou, class_aware=False, limit=len(detections))
+        rows = rows[detections.scores[rows] >= self._least_score]
         found, alive = _assign(camera.tracks, detections, rows, now_s)
         ids[rows] = np.where(found >= 0, found + camera.first_id, -1)
         tracked = dataclasses.replace(detections, track_ids=ids)
@@ -113,7 +133,7 @@ class Tracker:
 
     def _bytetrack(self) -> Any:
         try:
-            from trackers import ByteTrackTracker
+            from trackers import BIoU, ByteTrackTracker
         except ImportError as exc:
             raise MissingPackage("tracking needs trackers; run: pip install 'edge-retina[track]'") from exc
         return ByteTrackTracker(
@@ -121,6 +141,7 @@ class Tracker:
             frame_rate=self._fps,
             track_activation_threshold=self._start_score,
             high_conf_det_threshold=self._start_score,
+            iou=BIoU(0.0),
         )
 
 

@@ -88,6 +88,22 @@ def test_a_faint_one_continues_a_track_but_begins_none():
     assert ids(tracker, at(6), (10, 10, 0.2, 0)) == [1]
 
 
+def test_rows_below_the_least_score_are_not_looked_at():
+    tracker = Tracker(fps=FPS, start_score=0.5, least_score=0.3)
+    assert [ids(tracker, at(i), (10, 10, 0.9, 0)) for i in range(2)] == [[-1], [1]]
+    assert ids(tracker, at(2), (10, 10, 0.29, 0)) == [-1]
+    assert ids(tracker, at(3), (10, 10, 0.31, 0)) == [1]
+
+
+def test_what_a_slow_detector_sees_moves_further():
+    """5 frames a second, each 1.2 sides from the one before: no box overlaps the one it is to be matched with."""
+    tracker = Tracker(fps=5)
+    assert [ids(tracker, at(5 * i), (24 * i, 10, 0.9, 0)) for i in range(6)] == [[-1], *[[1]] * 5]
+    # A fast one does not see such a jump: that is another object.
+    tracker = Tracker(fps=FPS)
+    assert [ids(tracker, at(i), (24 * i, 10, 0.9, 0)) for i in range(6)] == [[-1]] * 6
+
+
 def test_out_of_sight_for_less_than_the_patience():
     tracker = Tracker(fps=FPS, patience_s=1)
     for i in range(3):
@@ -155,7 +171,15 @@ def test_nothing_is_kept_of_tracks_that_are_gone():
 
 @pytest.mark.parametrize(
     "options",
-    [{"fps": 0}, {"fps": float("nan")}, {"start_score": 1.5}, {"patience_s": -1}, {"patience_s": 1e9}, {"same_iou": 0}],
+    [
+        {"fps": 0},
+        {"fps": float("nan")},
+        {"start_score": 1.5},
+        {"least_score": -1},
+        {"patience_s": -1},
+        {"patience_s": 1e9},
+        {"same_iou": 0},
+    ],
 )
 def test_numbers_out_of_range(options):
     with pytest.raises(UsageError, match="a tracker wants"):

@@ -97,7 +97,7 @@ def run_command(
     if not targets:
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
-    watch = watched.open()
+    watch = watched.open(min_score)
     parallel = frames_at_once(feeds[0].uri) if len(feeds) == 1 else 1
     notifier = Notifier.from_environment()
     pulse, told = Pulse(notifier), _Told(alone=len(feeds) == 1, live=any(is_live(feed.uri) for feed in feeds))

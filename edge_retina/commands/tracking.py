@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Watched", "summary_lines", "tracking_options"]
 
+_START_SCORE = 0.5
 _OPTIONS = (
     click.option("--track", is_flag=True, help="Give each object a number that it keeps."),
     click.option(
@@ -33,6 +34,12 @@ _OPTIONS = (
         help="Tell when tracks enter and leave an area; repeatable.",
     ),
     click.option(
+        "--track-score",
+        type=click.FloatRange(0, 1),
+        metavar="SCORE",
+        help="Score from which an object gets a number [0.5, or --min-score where that is higher].",
+    ),
+    click.option(
         "--margin",
         type=click.FloatRange(min=0),
         metavar="PX",
@@ -48,19 +55,26 @@ class Watched:
     track: bool = False
     lines: tuple[str, ...] = ()
     zones: tuple[str, ...] = ()
+    track_score: float | None = None
     margin: float | None = None
 
-    def open(self) -> Watch | None:
-        """The step of a stream that they mean; None where nothing is tracked. Raises UsageError, MissingPackage."""
+    def open(self, min_score: float) -> Watch | None:
+        """The step of a stream that they mean; None where nothing is tracked. min_score: of what is shown.
+
+        Raises UsageError, MissingPackage.
+        """
         if not (self.track or self.lines or self.zones):
             if self.margin is not None:
                 raise UsageError("--margin is for --line and --zone, found neither; add one or leave it out")
+            if self.track_score is not None:
+                raise UsageError("--track-score is for --track, --line and --zone, found none; add one or leave it out")
             return None
         from edge_retina.tracking import Tracker
         from edge_retina.watch import Outline, Watch
 
         lines, zones = map(Outline.parse, self.lines), map(Outline.parse, self.zones)
-        return Watch(Tracker(), tuple(lines), tuple(zones), margin=self.margin)
+        start_score = max(_START_SCORE, min_score) if self.track_score is None else self.track_score
+        return Watch(Tracker(start_score=start_score), tuple(lines), tuple(zones), margin=self.margin)
 
 
 def summary_lines(watch: Watch) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -105,6 +106,35 @@ def test_snapshots_of_what_happens(ride):
     assert len(rows(ride / "out.jsonl")) > 40
 
 
+def test_a_ball_too_faint_to_be_shown_is_still_followed(ride, monkeypatch):
+    """Below --min-score from frame 15 to 25; it crosses the line at 21, as it does when it is bright."""
+
+    class Fading(Bright):
+        def __call__(self, image: Any) -> Detections:
+            found = super().__call__(image)
+            faint = 105 <= found.xyxy[0, 0] <= 175
+            return dataclasses.replace(found, scores=np.array([0.25 if faint else 0.9]))
+
+    @contextlib.contextmanager
+    def opened(*_: object, **__: object) -> Iterator[Bright]:
+        yield Fading()
+
+    monkeypatch.setattr(Chosen, "open", opened)
+    result = run("--line", "gate=50%,100%,50%,0", "--out", "out.jsonl")
+    assert "tracks: 1 ball" in result.stderr
+    found = rows(ride / "out.jsonl")
+    frames = [row["detections"] for row in found if "event" not in row]
+    assert [len(row) for row in frames] == [*[1] * 15, *[0] * 11, *[1] * 14]
+    assert {row[0].get("id") for row in frames[1:] if row} == {1}
+    assert [row["frame"] for row in found if row.get("event") == "line"] == [21]
+
+
+@pytest.mark.parametrize("words", [("--track-score", "0.95"), ("--min-score", "0.95")])
+def test_a_score_from_which_there_are_tracks(ride, words):
+    assert "tracks: none" in run("--track", *words, "--out", "out.jsonl").stderr
+    assert "tracks: 1 ball" in run("--track", "--track-score", "0.9", "--out", "out.jsonl").stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -113,6 +143,7 @@ def test_snapshots_of_what_happens(ride):
         (("--zone", "yard=1,2,3,4"), "wanted 3 points or more"),
         (("--line", "a=0,0,9,9", "--line", "a=0,0,9,8"), "given twice"),
         (("--margin", "5"), "for --line and --zone"),
+        (("--track-score", "0.5"), "for --track, --line and --zone"),
     ],
 )
 def test_options_that_mean_nothing(ride, words, message):
