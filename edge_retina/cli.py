@@ -56,6 +56,7 @@ _COMMANDS = {
         "plugin": ("edge_retina.commands.plugin:plugin_command", "Build TensorRT's plugin for this machine."),
         "export": ("edge_retina.commands.export:export_command", "Write a bundle for Triton or DeepStream."),
         "sign": ("edge_retina.commands.sign:sign_command", "Sign a bundle or a plan."),
+        "service": ("edge_retina.commands.service:service_command", "Start at boot; upgrade with a way back."),
         "completion": ("edge_retina.commands.completion:completion_command", "Complete commands in your shell."),
     },
 }
@@ -99,9 +100,10 @@ class _Commands(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         more = [(name, self.commands[name].get_short_help_str()) for name in sorted(self.commands)]
+        width = max(map(len, self.list_commands(ctx)))
         for title, rows in (*_listed(), *([("More", more)] if more else [])):
             with formatter.section(title):
-                formatter.write_dl(rows, col_max=14)
+                formatter.write_dl([(name.ljust(width), line) for name, line in rows])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

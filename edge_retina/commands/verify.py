@@ -65,7 +65,7 @@ def verify_command(
     spec_path: str | None,
     as_json: bool,
 ) -> None:
-    r"""Does MODEL, as edge-retina runs it, give its trainer's own detections?
+    """Does MODEL, as edge-retina runs it, give its trainer's own detections?
 
     Held against, in this order: detections recorded in --reference; the post-processing in the ONNX, run as it is; the
     ONNX's own heads, decoded in NumPy, which proves the rewriting but not the spec. MODEL is an ONNX, or a bundle with
@@ -73,11 +73,13 @@ def verify_command(
 
     \b
     Recorded detections, boxes in pixels of the picture:
-      .npz   arrays dog.boxes (N, 4) x1 y1 x2 y2, dog.scores (N,), dog.labels (N,)
-      .json  {"dog.jpg": [{"bbox": [x1, y1, x2, y2], "score": 0.9, "label": 17}]}
-      .json  COCO results: [{"image_id": 139, "category_id": 17, "bbox": [x, y, w, h], "score": 0.9}]
+    .npz   dog.boxes (N, 4) x1 y1 x2 y2, dog.scores (N,), dog.labels (N,)
+    .json  {"dog.jpg": [{"bbox": [x1, y1, x2, y2], "score": 0.9, "label": 17}]}
+    .json  COCO results: [{"image_id": 139, "category_id": 17,
+                           "bbox": [x, y, w, h], "score": 0.9}]
+
     A label is a class index (or, in the second form, a name), an image_id the picture's name or the number it is.
-    """
+    """  # noqa: D301  click's mark for lines that stay as they are
     from rich.console import Console
 
     from edge_retina.verify import verify

@@ -10,6 +10,7 @@ __all__ = ["remedy"]
 
 # The first that is found in what the import said. {package}: what pip calls it.
 _KNOWN = (
+    (r"No module named '(?P<module>\w+)'", "pip install {module}, which {package} needs"),
     # OpenCV's wheels want a desktop's libraries, unless they are the headless ones.
     (
         r"lib(GL|EGL|gthread-2\.0|glib-2\.0|SM|Xext|Xrender)\.so",

@@ -150,6 +150,7 @@ def _judge(module: str, code: int, out: str, err: str) -> Probe:
     # A package that is there may lack another one, which is a fault.
     if facts["error"] == "ModuleNotFoundError" and facts["name"] == module:
         return Probe(missing=True)
-    # The last lines of numpy's and OpenCV's messages say least.
-    message = " ".join(str(facts["message"]).split())[:_MOST_SHOWN]
+    # Long messages, as NumPy's, begin with what matters; where there is none, what was printed does.
+    told = str(facts["message"]) or said.strip().partition("\n\n")[0]
+    message = " ".join(told.split())[:_MOST_SHOWN]
     return Probe(error=f"{facts['error']}: {message}", said=f"{said}\n{facts['message']}")

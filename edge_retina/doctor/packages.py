@@ -105,25 +105,26 @@ def check_pairs(machine: Machine) -> list[Finding]:
         there = installed((name, other))
         if len(there) == 2 and not at_least(there[name], before) and at_least(there[other], since):
             found = f"{name} {there[name]} with {other} {there[other]}: it {why}"
-            findings.append(Finding(_GROUP, f"{name} + {other}", "fail", found, what))
+            findings.append(Finding(_GROUP, "versions together", "fail", found, what))
     probe = machine.probe("onnxruntime", _PAIR)
     if probe.ok and probe.facts["why"]:
         found = f"ONNX Runtime refuses the newest files of this onnx (IR {probe.facts['ir']}): {probe.facts['why']}"
         remedy_ = "pip install -U onnxruntime; bundles are written in an older IR and run"
-        findings.append(Finding(_GROUP, "onnx + onnxruntime", "warn", found, remedy_))
+        findings.append(Finding(_GROUP, "versions together", "warn", found, remedy_))
     return findings or [Finding(_GROUP, "versions together", "ok", "no pair that is known not to work")]
 
 
 def check_duplicates(_: Machine) -> list[Finding]:
     """Packages that write over each other's files: the one installed last wins, and uninstalling breaks both."""
     findings = []
-    for module, names in (("onnxruntime", ORT), ("cv2", OPENCV)):
+    for title, names in (("two ONNX Runtimes", ORT), ("two OpenCVs", OPENCV)):
         there = installed(names)
         if len(there) > 1:
             listed = " and ".join(f"{name} {version}" for name, version in there.items())
-            keep = next(iter(there)) if module == "cv2" else list(there)[-1]
-            what = f"pip uninstall -y {' '.join(there)} && pip install {keep}"
-            findings.append(Finding(_GROUP, module, "warn", f"{listed} are both installed, over each other", what))
+            # The one with more in it: contrib or a GPU, and windows.
+            keep = [name for name in there if not name.endswith("headless")][-1:] or list(there)[-1:]
+            what = f"pip uninstall -y {' '.join(there)} && pip install {keep[0]}"
+            findings.append(Finding(_GROUP, title, "warn", f"{listed}, over each other", what))
     return findings
 
 
