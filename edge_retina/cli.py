@@ -57,6 +57,7 @@ _COMMANDS = {
         "export": ("edge_retina.commands.export:export_command", "Write a bundle for Triton or DeepStream."),
         "sign": ("edge_retina.commands.sign:sign_command", "Sign a bundle or a plan."),
         "service": ("edge_retina.commands.service:service_command", "Start at boot; upgrade with a way back."),
+        "service": ("edge_retina.commands.service:service_command", "Start at boot; upgrade with a way back."),
         "completion": ("edge_retina.commands.completion:completion_command", "Complete commands in your shell."),
     },
 }

@@ -43,6 +43,25 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "plugin build": ("edge-retina plugin build --tensorrt 10.3.0 --compute-capability 8.7",),
     "plugin status": ("edge-retina plugin status --json",),
     "sign": ("edge-retina sign model.edge --key key.pem --new-key",),
+    "service": (
+        "sudo edge-retina service install model.edge --config service.toml",
+        "edge-retina service status",
+        "sudo edge-retina service upgrade better.edge",
+        "sudo edge-retina service rollback",
+    ),
+    "service install": (
+        "edge-retina service install model.edge --config service.toml --dry-run",
+        "sudo edge-retina service install model.edge --config service.toml",
+        "edge-retina service install model.edge --config service.toml --root rootfs/",
+    ),
+    "service upgrade": (
+        "sudo edge-retina service upgrade better.edge",
+        "sudo edge-retina service upgrade --package edge_retina-0.2.0-py3-none-any.whl --wheels wheels/",
+    ),
+    "service rollback": ("sudo edge-retina service rollback",),
+    "service status": ("edge-retina service status --json",),
+    "service logs": ("edge-retina service logs --follow",),
+    "service uninstall": ("sudo edge-retina service uninstall",),
     "completion": (
         "edge-retina completion bash > ~/.local/share/bash-completion/completions/edge-retina",
         "edge-retina completion zsh > ~/.zfunc/_edge-retina",
