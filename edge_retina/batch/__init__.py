@@ -28,14 +28,16 @@ _PASSES = 3
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """Who does the work. concurrency: how many workers, None: one per GPU, else one per core.
+    """Who does the work. concurrency: how many workers, None: one per GPU, else as many as the cores have threads for.
 
+    threads: CPU threads of each; the last bits of an FP16 bundle's results depend on them on a CPU, others' do not.
     gpus: GPUs of each worker, or a share of one; None: 1 where Ray knows of any. target: see open_runtime. batch: most
     frames in one run, None: 8 on a GPU, else 1. address: HOST:PORT of a Ray cluster that this machine is part of; None
     starts Ray on this machine and ends it.
     """
 
     concurrency: int | None = None
+    threads: int = 1
     gpus: float | None = None
     target: str = "auto"
     batch: int | None = None
@@ -56,7 +58,8 @@ class Progress:
 class BatchSummary:
     """What a batch did. files: in all; resumed: of these, done by an earlier run; failed: of these, with an error.
 
-    frames, detections: of this run. seconds: from the first unit handed out to the last part.
+    frames, detections: of this run. repeated: units begun again, for their worker died. seconds: from the first unit
+    handed out to the last part.
     errors_table: which files failed, and why.
     """
 
@@ -64,6 +67,7 @@ class BatchSummary:
     resumed: int
     frames: int
     detections: int
+    repeated: int
     seconds: float
     failed: int
     errors_table: Path
@@ -94,7 +98,7 @@ def batch(
 
     from edge_retina.batch.job import is_done, open_job, remove
     from edge_retina.batch.listing import list_sources
-    from edge_retina.batch.results import errors_path, write_coco, write_errors, write_parquet
+    from edge_retina.batch.results import count_errors, errors_path, write_coco, write_errors, write_parquet
     from edge_retina.batch.units import make_units, sources_digest
 
     if not sources:
@@ -102,12 +106,10 @@ def batch(
     files = list_sources(sources)
     about = _about(opened, min_score, sources_digest(files), len(files))
     if is_done(target, about):
-        return BatchSummary(len(files), len(files), 0, 0, 0.0, 0, errors_path(target))
+        return BatchSummary(len(files), len(files), 0, 0, 0, 0.0, count_errors(target), errors_path(target))
     units = make_units(files, f"{opened.digest} {min_score!r}")
     with open_job(target, about) as folder:
-        resumed, frames, detections, seconds = _work(
-            opened, units, folder, min_score, workers or Workers(), len(files), on_progress
-        )
+        worked = _work(opened, units, folder, min_score, workers or Workers(), len(files), on_progress)
         keys = [unit.key for unit in units]
         write = write_parquet if target.suffix == ".parquet" else write_coco
         errors = [error for _, failed in folder.read(keys) for error in failed]
@@ -117,7 +119,7 @@ def batch(
             raise InputError(f"none of {len(files)} files could be read; the first: {errors[0].message}")
         write(target, folder.read(keys), about)
         remove(folder)
-    return BatchSummary(len(files), resumed, frames, detections, seconds, len(errors), errors_path(target))
+    return BatchSummary(len(files), *worked, len(errors), errors_path(target))
 
 
 def _about(bundle: Bundle, min_score: float, sources: str, files: int) -> dict[str, Any]:
@@ -141,21 +143,28 @@ def _work(
     workers: Workers,
     total: int,
     on_progress: Callable[[Progress], None],
-) -> tuple[int, int, int, float]:
-    """Do what is not done yet: files done before, frames and detections of this run, and its seconds.
+) -> tuple[int, int, int, int, float]:
+    """Do what is not done yet; returns BatchSummary's resumed to seconds.
 
     What counts is what lies in the folder, whatever Ray says that it did. Raises RuntimeFailure.
     """
     left = _left(units, folder)
     resumed = files = total - sum(len(unit.files) for unit in left)
     frames = detections = 0
+    repeated: set[str] = set()
     on_progress(Progress(files, total))
     if not left:
-        return resumed, 0, 0, 0.0
+        return resumed, 0, 0, 0, 0.0
     from edge_retina.batch.cluster import connected, detect, pool_for
 
-    with connected(workers.address, workers.concurrency):
-        pool = pool_for(concurrency=workers.concurrency, gpus=workers.gpus, target=workers.target, batch=workers.batch)
+    with connected(workers.address, (workers.concurrency or 1) * workers.threads):
+        pool = pool_for(
+            concurrency=workers.concurrency,
+            threads=workers.threads,
+            gpus=workers.gpus,
+            target=workers.target,
+            batch=workers.batch,
+        )
         start = time.perf_counter()
         for _ in range(_PASSES):
             sizes = {unit.key: len(unit.files) for unit in left}
@@ -166,12 +175,13 @@ def _work(
                     continue
                 folder.add(part)
                 arrived.add(part.name)
+                repeated.update([part.unit] if part.again else [])
                 frames, detections = frames + part.frames, detections + part.detections
                 files += sizes[part.unit] if part.last else 0
                 on_progress(Progress(files, total, frames, detections))
             left = _left(units, folder)
             if not left:
-                return resumed, frames, detections, time.perf_counter() - start
+                return resumed, frames, detections, len(repeated), time.perf_counter() - start
     raise RuntimeFailure(f"{len(left)} units did not come back, {_PASSES} times over; the same command goes on there")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -12,16 +13,18 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 # Read when Ray is imported. Nothing is reported to anyone; what its C++ half has to say goes to its log files.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
 os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
+os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 # A container's /dev/shm is often smaller than what Ray insists on; little goes through its store here.
 os.environ.setdefault("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
 
@@ -62,18 +65,19 @@ class Pool:
 
 
 @contextlib.contextmanager
-def connected(address: str | None, workers: int | None) -> Iterator[None]:
+def connected(address: str | None, cpus: int) -> Iterator[None]:
     """Ray, of this machine alone, or of the cluster at HOST:PORT. All that was started here has ended afterwards.
+
+    cpus: that it is to share out at least, on this machine, which has what it has.
 
     Raises RuntimeFailure where no cluster answers.
     """
     folder = tempfile.mkdtemp(prefix="er-", dir=_short_temp())
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": True}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
         options |= {
             "address": "local",
-            "num_cpus": max(cores(), workers or 1),
+            "num_cpus": max(cores(), cpus),
             "include_dashboard": False,
             "object_store_memory": _STORE_BYTES,
             "_temp_dir": folder,
@@ -82,22 +86,75 @@ def connected(address: str | None, workers: int | None) -> Iterator[None]:
         _answers(address)
         options["address"] = address
     try:
-        try:
-            ray.init(**options)
-        except Exception as exc:  # Ray's errors have no common base
-            where = "Ray does not start" if address is None else f"cannot join the Ray cluster at {address}"
-            raise RuntimeFailure(f"{where}: {_first_line(exc)}") from exc
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():  # Ray's own ends the process with its daemons still there
-                signal.signal(number, handler)
+        with _signals_wait(), contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
+            try:
+                with _no_stderr():
+                    ray.init(**options)
+            except Exception as exc:  # Ray's errors have no common base
+                where = "Ray does not start" if address is None else f"cannot join the Ray cluster at {address}"
+                raise RuntimeFailure(f"{where}: {_first_line(exc)}") from exc
+        with contextlib.redirect_stdout(_WithoutRay(sys.stdout)):
+            yield
+    finally:
+        with _signals_wait():
+            ray.shutdown()
+            _remove(folder)
+
+
+def _remove(folder: str) -> None:
+    """Remove Ray's folder, into which processes that are about to end may still write."""
+    for _ in range(20):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+        if not os.path.exists(folder):
+            return
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """SIGINT and SIGTERM take effect afterwards: Ray half started or half ended would leave processes behind.
+
+    The handlers are those of before: with Ray's own for SIGTERM, Python would end without its clean-ups.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
         yield
     finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt
 
 
-def pool_for(*, concurrency: int | None, gpus: float | None, target: str, batch: int | None) -> Pool:
-    """As many workers as there are GPUs, or cores; each thing that is given is kept. Raises UsageError."""
+class _WithoutRay(io.TextIOBase):
+    """stdout without what Ray's threads print there, of workers that died and such; a batch tells that itself."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, unless a thread of Ray's does."""
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush the stream."""
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def pool_for(*, concurrency: int | None, threads: int, gpus: float | None, target: str, batch: int | None) -> Pool:
+    """As many workers as there are GPUs, or cores for their threads; what is given is kept. Raises UsageError."""
     there = ray.cluster_resources()
     cpus, cards = int(there.get("CPU", 1)), there.get("GPU", 0.0)
     if gpus is None:
@@ -106,14 +163,11 @@ def pool_for(*, concurrency: int | None, gpus: float | None, target: str, batch:
         raise UsageError(f"--gpus-per-worker {gpus:g}: Ray knows of {cards:g} GPUs; leave it out to run on the CPU")
     if gpus == 0 and target.startswith("tensorrt"):
         raise UsageError(f"--target {target} wants GPUs, and Ray knows of {cards:g}; use --target ort")
-    most = int(cards / gpus) if gpus else cpus
-    workers = concurrency or max(most, 1)
-    if gpus and workers > most:
-        raise UsageError(
-            f"--concurrency {workers} workers of {gpus:g} GPUs each want more than the {cards:g} there are"
-        )
-    # One per core does the most frames in all, and is what `run` does with a file.
-    return Pool(workers, 1 if workers >= cpus else max(1, cpus // workers), gpus, target, batch or (8 if gpus else 1))
+    most = max(1, min(cpus // threads, int(cards / gpus) if gpus else cpus))
+    if concurrency is not None and concurrency > most:
+        what = f"{threads} CPU threads" + (f" and {gpus:g} GPUs" if gpus else "")
+        raise UsageError(f"--concurrency {concurrency}: workers of {what} each; Ray has {cpus} CPUs, {cards:g} GPUs")
+    return Pool(concurrency or most, threads, gpus, target, batch or (8 if gpus else 1))
 
 
 def detect(
@@ -178,7 +232,7 @@ class _Worker:
         have = max(int(batch["have"][0]), delivered)
         watch = (lambda name: ray.get(self._deaths.enter.remote(unit.key, name))) if starts > 1 else None
         for part in work(self._detector, unit, self._settings, have=have, watch=watch):
-            facts = {name: value for name, value in asdict(part).items() if name != "data"}
+            facts = {name: value for name, value in asdict(part).items() if name != "data"} | {"again": starts > 1}
             yield {"facts": [json.dumps(facts)], "data": [part.data], "failure": [""]}
         self._deaths.end.remote(unit.key)
 
@@ -226,6 +280,20 @@ def _answers(address: str) -> None:
         raise RuntimeFailure(
             f"no Ray cluster answers at {address}: {exc}; start one there with: ray start --head --port {port}"
         ) from exc
+
+
+@contextlib.contextmanager
+def _no_stderr() -> Iterator[None]:
+    """What C++ prints is not wanted, not even that it was told to be quiet."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _failure(text: str) -> EdgeRetinaError:

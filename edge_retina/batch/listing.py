@@ -6,7 +6,7 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -25,13 +25,15 @@ _PATTERN = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """One picture or video. name: as it is called in results, passwords removed. uri: as a worker opens it.
+    """One picture or video. name: as it is called in results, passwords removed.
 
-    size: bytes. mtime_ns: when it was last changed, 0 where the store does not say; both -1: no such file.
+    path: absolute, or in the store that `uri` opens, which is "" for this machine. size: bytes. mtime_ns: when it was
+    last changed, 0 where the store does not say; both -1: no such file.
     """
 
     name: str
-    uri: str
+    path: str
+    uri: str = ""
     size: int = -1
     mtime_ns: int = -1
 
@@ -49,17 +51,17 @@ def list_sources(sources: Sequence[str]) -> list[SourceFile]:
     files with the suffix of a picture or video count, hidden ones do not. A file that a list names and that is not
     there is kept, to be recorded as an error. Raises InputError for a source without files, UsageError, MissingPackage.
     """
-    found: dict[str, SourceFile] = {}
+    found: dict[tuple[str, str], SourceFile] = {}
     for source in sources:
         files = _from_list(source) if source.lower().endswith(LIST_SUFFIX) else _files(source)
         for file in files:
-            found.setdefault(file.uri, file)
+            found.setdefault((file.uri and file.name, file.path), file)
     return list(found.values())
 
 
 def _from_list(source: str) -> Iterator[SourceFile]:
     if is_remote(source):
-        data = read_bytes(source)
+        data = read_bytes(source, open_store(source)[1])
     else:
         try:
             with open(_plain(source), "rb") as file:
@@ -74,7 +76,10 @@ def _from_list(source: str) -> Iterator[SourceFile]:
         try:
             yield from _files(entry)
         except InputError:
-            yield SourceFile(redact(entry), entry if is_remote(entry) else os.path.abspath(_plain(entry)))
+            if is_remote(entry):
+                yield SourceFile(redact(entry), open_store(entry)[1], entry)
+            else:
+                yield SourceFile(entry, os.path.abspath(_plain(entry)))
 
 
 def _files(source: str) -> Sequence[SourceFile]:
@@ -121,7 +126,7 @@ def _of_path(path: str) -> SourceFile:
         facts = os.stat(path)
     except OSError:  # a link that leads nowhere: an error of that file, when it is read
         return SourceFile(path, os.path.abspath(path))
-    return SourceFile(path, os.path.abspath(path), facts.st_size, facts.st_mtime_ns)
+    return SourceFile(path, os.path.abspath(path), "", facts.st_size, facts.st_mtime_ns)
 
 
 def _wanted(path: str) -> bool:
@@ -131,27 +136,24 @@ def _wanted(path: str) -> bool:
 def _remote(source: str) -> list[SourceFile]:
     filesystem, path = open_store(source)
     path = path.rstrip("/")
+    match = _PATTERN.search(path)
+    folder = path[: match.start()].rpartition("/")[0] if match else path
     try:
-        if match := _PATTERN.search(path):
-            folder = path[: match.start()].rpartition("/")[0]
-            selector = pafs.FileSelector(folder, recursive=True, allow_not_found=True)
-            listed = [info for info in filesystem.get_file_info(selector) if _matches(info.path, path)]
-        else:
+        if match is None:
             (info,) = filesystem.get_file_info([path])
             if info.type == pafs.FileType.File:
                 return [_of_info(source, path, info)]
-            listed = filesystem.get_file_info(pafs.FileSelector(path, recursive=True, allow_not_found=True))
+        listed = filesystem.get_file_info(pafs.FileSelector(folder, recursive=True, allow_not_found=True))
     except OSError as exc:
         raise InputError(f"{redact(source)}: cannot be listed: {exc}; check address and credentials") from exc
-    return [_of_info(source, path, info) for info in sorted(_visible(listed, path), key=lambda info: info.path)]
+    wanted = [info for info in listed if _visible(info, folder) and (match is None or _matches(info.path, path))]
+    return [_of_info(source, path, info) for info in sorted(wanted, key=lambda info: info.path)]
 
 
-def _visible(listed: Iterable[pafs.FileInfo], path: str) -> Iterator[pafs.FileInfo]:
-    for info in listed:
-        below = info.path.strip("/")[len(path.strip("/")) :] if not _PATTERN.search(path) else info.base_name
-        hidden = any(part.startswith(".") for part in below.split("/"))
-        if info.type == pafs.FileType.File and _wanted(info.path) and not hidden:
-            yield info
+def _visible(info: pafs.FileInfo, folder: str) -> bool:
+    """Whether it is a file that counts, with nothing hidden on the way to it."""
+    below = info.path.strip("/")[len(folder.strip("/")) :].split("/")
+    return info.type == pafs.FileType.File and _wanted(info.path) and not any(p.startswith(".") for p in below)
 
 
 def _matches(path: str, pattern: str) -> bool:
@@ -169,7 +171,9 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _of_info(source: str, path: str, info: pafs.FileInfo) -> SourceFile:
-    """The file with a URI made of the source's, in which only the path differs."""
-    uri = source.replace(path.strip("/"), info.path.strip("/"), 1) if path.strip("/") else f"{source}{info.path}"
-    # nanoseconds of the modification time, where a store has one
-    return SourceFile(redact(uri), uri, info.size or 0, info.mtime_ns or 0)
+    scheme, _, rest = source.partition("://")
+    link, chain, more = rest.partition("::")  # zip://folder::s3://bucket/a.zip
+    path = path.strip("/")
+    before, there, after = link.rpartition(path) if path else ("", "", "")
+    name = f"{before if there else ''}{info.path.strip('/')}{after.rstrip('/') if there else ''}"
+    return SourceFile(redact(f"{scheme}://{name}{chain}{more}"), info.path, source, info.size or 0, info.mtime_ns or 0)

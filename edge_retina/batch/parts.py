@@ -73,7 +73,7 @@ class FileError:
 class Part:
     """A range of a unit. number: 0, 1, ...; last: the unit ends with it. data: Parquet.
 
-    known: it was there before, and is not sent again. seconds: what a worker took for it.
+    known: it was there before, and is not sent again. again: a worker died of the unit before. seconds: that it took.
     """
 
     unit: str
@@ -85,6 +85,7 @@ class Part:
     errors: int = 0
     seconds: float = 0.0
     known: bool = False
+    again: bool = False
 
     @property
     def name(self) -> str:

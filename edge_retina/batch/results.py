@@ -14,7 +14,7 @@ from edge_retina.batch.parts import SCHEMA, FileError
 from edge_retina.drafts import Draft, as_output_error
 from edge_retina.errors import OutputError
 
-__all__ = ["errors_path", "read_about", "write_coco", "write_errors", "write_parquet"]
+__all__ = ["count_errors", "errors_path", "read_about", "write_coco", "write_errors", "write_parquet"]
 
 Parts = Iterable[tuple[pa.Table, list[FileError]]]
 _ERRORS_SCHEMA = pa.schema(
@@ -126,6 +126,15 @@ def write_errors(out: Path, errors: list[FileError]) -> None:
         draft.publish()
     finally:
         draft.discard()
+
+
+def count_errors(out: Path) -> int:
+    """Rows of the errors table of OUT; 0 where somebody has removed it. Raises OutputError."""
+    path = errors_path(out)
+    if not path.exists():
+        return 0
+    with as_output_error(path):
+        return int(pq.read_metadata(path).num_rows)
 
 
 def read_about(out: Path) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 
 
+@functools.lru_cache(maxsize=64)  # a connection for each file would cost more than most files
 def open_store(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system that a URI names, and the path in it. Raises UsageError, MissingPackage, InputError."""
     scheme = uri.partition("://")[0]
@@ -42,26 +44,23 @@ def open_store(uri: str) -> tuple[pafs.FileSystem, str]:
     return pafs.PyFileSystem(pafs.FSSpecHandler(store)), str(path)
 
 
-def read_bytes(uri: str) -> bytes:
-    """All of one file. Raises InputError, UsageError, MissingPackage."""
-    filesystem, path = open_store(uri)
+def read_bytes(uri: str, path: str) -> bytes:
+    """All of the file at `path` in the store that `uri` opens. Raises InputError, UsageError, MissingPackage."""
+    filesystem, _ = open_store(uri)
     try:
         with filesystem.open_input_stream(path) as file:
             return bytes(file.read())
     except OSError as exc:
-        raise _unreadable(uri, exc) from exc
+        raise _unreadable(path, exc) from exc
 
 
 @contextmanager
-def local_copy(uri: str) -> Iterator[str]:
-    """The path of a file on this machine: itself, or a temporary copy of a remote one, copied piece by piece.
+def local_copy(uri: str, path: str) -> Iterator[str]:
+    """The name of a temporary copy of the file at `path` in the store that `uri` opens, made piece by piece.
 
     Raises InputError, UsageError, MissingPackage.
     """
-    if not is_remote(uri):
-        yield uri
-        return
-    filesystem, path = open_store(uri)
+    filesystem, _ = open_store(uri)
     with NamedTemporaryFile(prefix="edge-retina-", suffix=os.path.splitext(path)[1]) as copy:
         try:
             with filesystem.open_input_stream(path) as file:
@@ -69,9 +68,9 @@ def local_copy(uri: str) -> Iterator[str]:
                     copy.write(piece)
             copy.flush()
         except OSError as exc:
-            raise _unreadable(uri, exc) from exc
+            raise _unreadable(path, exc) from exc
         yield copy.name
 
 
-def _unreadable(uri: str, exc: OSError) -> InputError:
-    return InputError(f"cannot read {redact(uri)}: {exc.strerror or exc}; check the address and its permissions")
+def _unreadable(path: str, exc: OSError) -> InputError:
+    return InputError(f"cannot read {path}: {exc.strerror or exc}; check the address and its permissions")

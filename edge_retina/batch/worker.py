@@ -6,12 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 
 from edge_retina.batch.listing import SourceFile
 from edge_retina.batch.parts import FileError, Model, Part, Row, encode, rows_table, text
-from edge_retina.batch.stores import is_remote, local_copy, read_bytes
+from edge_retina.batch.stores import local_copy, read_bytes
 from edge_retina.batch.units import Unit
 from edge_retina.detector import Detector
 from edge_retina.errors import EdgeRetinaError
@@ -103,7 +103,7 @@ def _video(detector: Detector, file: SourceFile, settings: Settings, skip: int) 
     """Every frame of a video, decoded once and in order, never more than a few of them in memory."""
     name, given = text(file.name), 0
     try:
-        with local_copy(file.uri) as path, closing(read_ahead(path)) as frames:
+        with _local(file) as path, closing(read_ahead(path)) as frames:
             for frames_now in _chunks(frames, skip, settings.batch):
                 if frames_now[0].index < skip:
                     rows = [Row(name, f.index, f.timestamp_ns, Detections.empty(f.image.shape[:2])) for f in frames_now]
@@ -114,6 +114,10 @@ def _video(detector: Detector, file: SourceFile, settings: Settings, skip: int) 
                     yield row
     except Exception as exc:  # a bad file, whatever is bad about it, does not stop the others
         yield _error(name, given, exc)
+
+
+def _local(file: SourceFile) -> AbstractContextManager[str]:
+    return local_copy(file.uri, file.path) if file.uri else nullcontext(file.path)
 
 
 def _chunks(frames: Iterable[Frame], skip: int, most: int) -> Iterator[list[Frame]]:
@@ -156,8 +160,9 @@ def _pictures(files: Iterable[SourceFile], watch: Watch | None) -> Generator[Nam
 
 
 def _picture(file: SourceFile) -> Frame:
-    image = decode_image(read_bytes(file.uri), text(file.name)) if is_remote(file.uri) else read_image(file.uri)
-    return Frame(image)
+    if file.uri:
+        return Frame(decode_image(read_bytes(file.uri, file.path), text(file.name)))
+    return Frame(read_image(file.path))
 
 
 def _batches(

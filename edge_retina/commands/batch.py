@@ -32,6 +32,7 @@ _TELL_S = 10.0
     help="Leave out detections below this score; 0 keeps all that the bundle gives.",
 )
 @click.option("--concurrency", type=click.IntRange(min=1), help="Workers [one per GPU, else one per core].")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of a worker.")
 @click.option(
     "--gpus-per-worker",
     type=click.FloatRange(min=0),
@@ -54,6 +55,7 @@ def batch_command(
     out: Path,
     min_score: float,
     concurrency: int | None,
+    threads: int,
     gpus_per_worker: float | None,
     target: str,
     batch_size: int | None,
@@ -67,13 +69,15 @@ def batch_command(
     """
     from edge_retina.batch import Workers, batch
 
-    workers = Workers(concurrency, gpus_per_worker, target, batch_size, ray_address)
+    workers = Workers(concurrency, threads, gpus_per_worker, target, batch_size, ray_address)
     with _progress() as tell:
         done = batch(bundle, sources, out, min_score=min_score, workers=workers, on_progress=tell)
     fresh = f"{done.frames} frames, {done.detections} detections"
     rate = f", {done.frames / done.seconds:.1f} frames/s" if done.seconds else ""
     before = f"; {done.resumed} of {done.files} files were done before" if done.resumed else ""
     click.echo(f"{out}: {fresh}{rate}{before}", err=True)
+    if done.repeated:
+        click.echo(f"{done.repeated} units were done again, for their workers died", err=True)
     if done.failed:
         click.echo(f"{done.failed} of {done.files} files failed: see {done.errors_table}", err=True)
     if as_json:
@@ -85,6 +89,7 @@ def batch_command(
             "files_failed": done.failed,
             "frames": done.frames,
             "detections": done.detections,
+            "units_repeated": done.repeated,
             "seconds": round(done.seconds, 3),
         }
         click.echo(json.dumps(facts))
