@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu lint bench zoo clean
+.PHONY: demo test test-gpu lint bench zoo wheel clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/edge-retina demo
@@ -29,6 +29,13 @@ bench: $(VENV)/dev.stamp
 # Real-size exports against their trainers: ENVS=DIR with an environment for each, see tests/fixtures/zoo.py.
 zoo: $(VENV)/dev.stamp
 	$(BIN)/python tests/fixtures/zoo.py $(or $(OUT),zoo-out) --envs $(ENVS)
+
+# sdist and wheel into dist/, and the wheel in a bare environment of each interpreter: PYTHONS="python3.10 python3.13".
+wheel: $(VENV)/dev.stamp
+	$(BIN)/pip install --quiet --disable-pip-version-check build
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python tests/wheel_smoke.py dist/*.whl $(or $(PYTHONS),$(PYTHON))
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tally", "demo_command"]
 
-SAMPLES = Path(__file__).resolve().parent.parent / "samples" / "digits"
+# Of samples/digits: links in a checkout, the files themselves in an installed wheel.
+SAMPLES = Path(__file__).with_name("demo_files")
 # A detection is shown, and counted, from this score on.
 MIN_SCORE = 0.5
 _SHEET = (4, 3)  # columns, rows
@@ -69,7 +70,7 @@ def demo_command(samples: Path, out: Path, max_frames: int | None) -> None:
     model, video, truth = samples / "digits.onnx", samples / "pan.mp4", samples / "pan.json"
     for path in (model, video, truth):
         if not path.is_file():
-            raise InputError(f"{path}: not there; the demo runs in a clone of the repository: git clone ..., make demo")
+            raise InputError(f"{path}: not there; install edge-retina anew, or in a clone: --samples samples/digits")
     talk = Console(stderr=True, highlight=False)
     boxes = _ground_truth(truth)
     total = min(len(boxes), max_frames or len(boxes))
