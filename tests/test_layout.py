@@ -119,7 +119,7 @@ PACKAGES: dict[str, set[str]] = {
     "prometheus_client": {"web"},
     "pyarrow": {"batch"},
     "pycuda": {"runtime/cuda.py"},
-    "ray": {"batch/cluster.py"},
+    "ray": {"batch/cluster.py", "batch/session.py"},
     "rich": {"cli", "commands", "console", "demo", "train"},
     "starlette": {"web"},
     "supervision": {"tracking", "types"},

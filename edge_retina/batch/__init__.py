@@ -58,8 +58,8 @@ class Progress:
 class BatchSummary:
     """What a batch did. files: in all; resumed: of these, done by an earlier run; failed: of these, with an error.
 
-    frames, detections: of this run. repeated: units begun again, for their worker died. seconds: from the first unit
-    handed out to the last part.
+    frames, detections: of this run. repeated: units begun again, for their worker died. seconds: from the
+    beginning of the work, without Ray's own, to the last part.
     errors_table: which files failed, and why.
     """
 
@@ -155,7 +155,8 @@ def _work(
     on_progress(Progress(files, total))
     if not left:
         return resumed, 0, 0, 0, 0.0
-    from edge_retina.batch.cluster import connected, detect, pool_for
+    from edge_retina.batch.cluster import detect, pool_for
+    from edge_retina.batch.session import connected
 
     with connected(workers.address, (workers.concurrency or 1) * workers.threads):
         pool = pool_for(
@@ -165,12 +166,13 @@ def _work(
             target=workers.target,
             batch=workers.batch,
         )
-        start = time.perf_counter()
+        start = 0.0
         for _ in range(_PASSES):
             sizes = {unit.key: len(unit.files) for unit in left}
             have = {unit: count for unit, (count, _) in folder.found().items()}
             arrived: set[str] = set()
             for part in detect(bundle.path, left, have, min_score, pool):
+                start = start or time.perf_counter() - part.seconds
                 if part.known or part.name in arrived:
                     continue
                 folder.add(part)
