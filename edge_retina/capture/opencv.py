@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Sequence
 
@@ -15,6 +16,8 @@ from edge_retina.types import Frame
 __all__ = ["Frames", "frames", "network", "open_capture", "timeouts"]
 
 Frames = Generator[Frame, None, None]
+
+_log = logging.getLogger(__name__)
 
 
 def open_capture(location: str | int, backend: int, failure: str, options: Sequence[int] = ()) -> cv2.VideoCapture:
@@ -30,6 +33,8 @@ def open_capture(location: str | int, backend: int, failure: str, options: Seque
     if not capture.isOpened():
         capture.release()
         raise InputError(failure)
+    name = f"OpenCV ({capture.getBackendName()})"
+    _log.info("frames come through %s", name, extra={"backend": name})
     return capture
 
 

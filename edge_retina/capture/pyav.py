@@ -8,6 +8,7 @@ their pace. Options: `rtsp://...#transport=udp` [tcp].
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Generator
 from typing import Any
@@ -22,6 +23,7 @@ from edge_retina.types import U8, Frame
 
 __all__ = ["open_stream", "open_url"]
 
+_log = logging.getLogger(__name__)
 # Older frames than that in the buffer: decode no more of them until the next key frame.
 _LAG_NS = 500_000_000
 # So many packets in a row that do not decode are no stream.
@@ -40,6 +42,8 @@ def open_stream(request: Request, url: str, transport: str = "tcp") -> Generator
     try:
         if not container.streams.video:
             raise InputError(f"{request.label}: wanted video, found none in it; check the address")
+        name = f"PyAV ({container.streams.video[0].codec_context.name})"
+        _log.info("frames come through %s", name, extra={"backend": name})
         yield from _Reader(request, container).frames()
     finally:
         with contextlib.suppress(av.error.FFmpegError):

@@ -32,11 +32,15 @@ def check_source(machine: Machine, uri: str) -> list[Finding]:
         error = redact_text(probe.error.replace("import of edge_retina", "reading it"))
         # What the sources raise says what to do behind its last semicolon.
         found, _, what = error.partition(": ")[2].partition("; ") if "Error: " in error else (error, "", "")
-        return [Finding(_GROUP, label, "fail", found or error, what or "edge-retina doctor, without --camera")]
+        return [Finding(_GROUP, "source", "fail", found or error, what or "edge-retina doctor, without --camera")]
     facts = probe.facts
+    if not facts["frames"]:
+        return [Finding(_GROUP, "source", "fail", f"{label}: opened, and no frame came", "check the source")]
     size = f"{facts['size'][0]}x{facts['size'][1]}"
     findings = [
-        Finding(_GROUP, label, "ok", f"{size} by {facts['backend']}, first frame after {facts['first_s']:.1f} s")
+        Finding(
+            _GROUP, "source", "ok", f"{label}: {size} by {facts['backend']}, first frame after {facts['first_s']:.1f} s"
+        )
     ]
     if facts["fps"] is None:
         findings.append(Finding(_GROUP, "frames", "none", f"{facts['frames']}: too few to measure"))
@@ -51,8 +55,12 @@ def check_source(machine: Machine, uri: str) -> list[Finding]:
     else:
         findings.append(Finding(_GROUP, "frames", "ok", told))
     age = facts["age_ms"]
-    told = f"{age[0]:.1f} ms from its arrival to your program (p90 {age[1]:.1f}), of a core {facts['cpu_ms']:.1f} ms"
-    if facts["live"] and age[0] > _OLD_MS:
+    cost = f"{facts['cpu_ms']:.1f} ms of a core to decode it"
+    if not facts["live"]:
+        findings.append(Finding(_GROUP, "cost", "ok", f"{age[0]:.1f} ms to read it (p90 {age[1]:.1f}), {cost}"))
+        return findings
+    told = f"{age[0]:.1f} ms old when your program has it (p90 {age[1]:.1f}), {cost}"
+    if age[0] > _OLD_MS:
         findings.append(
             Finding(_GROUP, "age", "warn", told, "a smaller size, or a decoder in hardware: docs/streams.md")
         )
