@@ -25,7 +25,7 @@ _CUDA = (2, 13)
 
 
 class Detector:
-    """Runs a bundle on pictures; several threads may call it, `batch` and `stream` at once, close it when none does.
+    """Runs a bundle on pictures.
 
         detector = Detector.load("model.edge")
         detections = detector(cv2.imread("street.jpg"))
@@ -33,6 +33,10 @@ class Detector:
     A picture is a NumPy array as OpenCV gives it: (H, W, 3) BGR, uint8. Grey, four-channel (alpha is dropped) and
     16-bit pictures are converted. On TensorRT it may also lie in the GPU's memory, uint8 (H, W, 3), as anything with
     __cuda_array_interface__ or DLPack (CuPy, PyTorch); it is not copied.
+
+    Threads: any number may use calls, `batch` and `stream` of one detector at once, each result being what it would be
+    alone; as many as the runtime's `parallel` work at the same time. An iteration that `stream` began belongs to one
+    thread at a time. `close`: by any one, after the last of these has returned.
     """
 
     def __init__(self, bundle: Bundle, runtime: Runtime) -> None:
@@ -72,7 +76,7 @@ class Detector:
         return self.bundle.labels
 
     def __call__(self, image: Any) -> Detections:
-        """Detections of one picture. Raises InputError, UsageError, RuntimeFailure."""
+        """Detections of one picture; from any thread. Raises InputError, UsageError, RuntimeFailure."""
         if not isinstance(image, np.ndarray) and (shape := gpu_shape(image)) is not None:
             return self._detections(self.runtime.run(image), 0, self._taken(shape))
         frame = self._frame(image)
@@ -81,7 +85,8 @@ class Detector:
     def batch(self, images: Sequence[npt.NDArray[Any]]) -> list[Detections]:
         """Detections of several pictures, in their order; those of one size run together, as many as a run takes.
 
-        The result for each is what it would be alone, bit for bit. Raises InputError, UsageError, RuntimeFailure.
+        From any thread. The result for each is what it would be alone, bit for bit. Raises InputError, UsageError,
+        RuntimeFailure.
         """
         frames = [self._frame(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
@@ -102,7 +107,8 @@ class Detector:
     ) -> Iterator[tuple[Frame, Detections]]:
         """Each frame of a source with its detections; reading overlaps inference. See open_source for URIs.
 
-        Of a file no frame is left out; of a camera the newest frame is taken. The source is given back when the
+        From any thread, each with an iteration of its own. Of a file no frame is left out; of a camera the newest frame
+        is taken. The source is given back when the
         iteration ends, however it ends. Raises InputError, UsageError, RuntimeFailure.
         """
         from edge_retina.stream import infer, read_ahead
@@ -112,7 +118,7 @@ class Detector:
                 yield frame, detections
 
     def close(self) -> None:
-        """Give back what the runtime holds."""
+        """Give back what the runtime holds, once no thread uses it any more; a second time does nothing."""
         self.runtime.close()
 
     def __enter__(self) -> Detector:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,34 @@ def test_stream_yields_every_frame_with_what_a_call_gives(detector):
     assert [frame.index for frame, _ in seen] == [0, 1, 2, 3]
     for frame, detections in seen:
         np.testing.assert_array_equal(detections.xyxy, detector(frame.image).xyxy)
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_calls_batches_and_streams_from_many_threads_are_what_each_is_alone(model, detector, tmp_path, parallel):
+    """Nine threads begin together on one detector: three of each kind, with pictures of different sizes."""
+    images = [picture(20 + i, 40 + 8 * i, 96 - 8 * i) for i in range(6)]
+    source = "test://?size=96x64&frames=6"
+    wanted = [detector(image).xyxy for image in images]
+    streamed = [found.xyxy for _, found in detector.stream(source)]
+    together = threading.Barrier(9)
+
+    def work(kind: int) -> bool:
+        together.wait(30)
+        for _ in range(4):
+            if kind == 0:
+                pairs = zip([shared(image) for image in images], wanted, strict=True)
+            elif kind == 1:
+                pairs = zip(shared.batch(images), wanted, strict=True)
+            else:
+                pairs = zip([found for _, found in shared.stream(source)], streamed, strict=True)
+            if not all(np.array_equal(found.xyxy, alone) for found, alone in pairs):
+                return False
+        return True
+
+    path = build(model, tmp_path / "shared.edge").path
+    with Detector.load(path, threads=1, parallel=parallel) as shared, ThreadPoolExecutor(9) as pool:
+        assert list(pool.map(work, [0, 1, 2] * 3)) == [True] * 9
+    shared.close()
 
 
 def test_unknown_target_names_the_known_ones(detector):
