@@ -33,22 +33,31 @@ def doctor_command(camera: str | None, as_json: bool) -> None:
     Looks at Python and its packages, OpenCV, cameras, the GPU, TensorRT and its plugin, a Jetson's settings, memory,
     disk and display. What may crash is tried in processes of their own. Ends with exit code 11 when there is a fault.
     """
-    from edge_retina.console import Results
     from edge_retina.doctor import plain
     from edge_retina.doctor.examine import as_json as to_json
     from edge_retina.doctor.examine import examine
     from edge_retina.doctor.machine import Machine
 
     findings = examine(Machine(), camera=camera)
-    console = Results()
     if as_json:
         click.echo(to_json(findings))
-    elif console.is_terminal and console.color_system:
+    elif console := _coloured():
         show(console, findings)
     else:
         click.echo("\n".join(plain.lines(findings, min(shutil.get_terminal_size().columns, _PLAIN_WIDTH))))
     if faults := [finding.name for finding in findings if finding.status == "fail"]:
         raise FaultFound(f"faults found: {', '.join(faults)}")
+
+
+def _coloured() -> Console | None:
+    """A terminal that shows colours; None where there is none, or rich, which the doctor looks at too, is broken."""
+    try:
+        from edge_retina.console import Results
+
+        console = Results()
+    except Exception:
+        return None
+    return console if console.is_terminal and console.color_system else None
 
 
 def show(console: Console, findings: Sequence[Finding]) -> None:
