@@ -57,7 +57,6 @@ _COMMANDS = {
         "export": ("edge_retina.commands.export:export_command", "Write a bundle for Triton or DeepStream."),
         "sign": ("edge_retina.commands.sign:sign_command", "Sign a bundle or a plan."),
         "service": ("edge_retina.commands.service:service_command", "Start at boot; upgrade with a way back."),
-        "service": ("edge_retina.commands.service:service_command", "Start at boot; upgrade with a way back."),
         "completion": ("edge_retina.commands.completion:completion_command", "Complete commands in your shell."),
     },
 }
@@ -95,8 +94,7 @@ class _Commands(click.Group):
         name = args[0]
         if not name.startswith("-") and name not in self.list_commands(ctx):
             near = difflib.get_close_matches(name, self.list_commands(ctx), n=2)
-            hint = f"did you mean {' or '.join(near)}?" if near else "edge-retina --help lists them"
-            ctx.fail(f"no command {name!r}; {hint}")
+            ctx.fail(f"no command {name!r}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -135,7 +133,7 @@ def _talk_options(*, hidden: bool) -> list[click.Option]:
     return [
         click.Option(["-v", "--verbose"], count=True, help="Say more on stderr; -vv, -vvv: still more.", **common),
         click.Option(["-q", "--quiet"], is_flag=True, help="Say nothing on stderr but errors.", **common),
-        click.Option(["--log-json", "as_json"], is_flag=True, help="stderr as JSON lines, no passwords.", **common),
+        click.Option(["--log-json"], is_flag=True, help="stderr as JSON lines, no passwords.", **common),
     ]
 
 

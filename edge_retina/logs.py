@@ -33,10 +33,10 @@ class Talk:
         self._stderr = stderr
         self._verbose, self._quiet, self._json = 0, False, False
 
-    def set(self, *, verbose: int = 0, quiet: bool = False, as_json: bool = False) -> None:
+    def set(self, *, verbose: int = 0, quiet: bool = False, log_json: bool = False) -> None:
         """Add to what was asked for so far. verbose: how many -v."""
         self._verbose += verbose
-        self._quiet, self._json = self._quiet or quiet, self._json or as_json
+        self._quiet, self._json = self._quiet or quiet, self._json or log_json
         if not (self._verbose or self._quiet or self._json):
             return
         ours, others = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edge_retina import errors, project
+from edge_retina.commands.completion import complete_sink, complete_source
 from edge_retina.commands.runfile import config_option
 from edge_retina.commands.runtime import Chosen, runtime_options
 from edge_retina.commands.tracking import Watched, summary_lines, tracking_options
@@ -31,15 +32,30 @@ _FRAME = (480, 640)
 
 @click.command("run")
 @click.argument("bundle", required=False, type=click.Path(path_type=Path))
-@click.option("--camera", "cameras", metavar="N", multiple=True, help="Camera: 0, /dev/video2 or csi://0; repeatable.")
+@click.option(
+    "--camera",
+    "cameras",
+    metavar="N",
+    multiple=True,
+    shell_complete=complete_source,
+    help="Camera: 0, /dev/video2 or csi://0; repeatable.",
+)
 @click.option(
     "--source",
     "sources",
     metavar="[NAME=]URI",
     multiple=True,
+    shell_complete=complete_source,
     help="Video file, image, folder, glob, camera, stream or test://; repeatable.",
 )
-@click.option("--out", "outs", metavar="URI", multiple=True, help="out.mp4, out.jsonl, folder/, display:// or -.")
+@click.option(
+    "--out",
+    "outs",
+    metavar="URI",
+    multiple=True,
+    shell_complete=complete_sink,
+    help="out.mp4, out.jsonl, folder/, display:// or -.",
+)
 @click.option(
     "--min-score",
     type=click.FloatRange(0, 1),
