@@ -33,9 +33,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import onnx
-from trunk import exclusions, extract_trunk, int8_share, preprocessor, whole_detector
+from trunk import WAYS, exclusions, extract_trunk, int8_share, preprocessor, whole_detector
 
 from edge_retina import Detector, build
 from edge_retina.bundle import Bundle, read_bundle
@@ -44,6 +46,7 @@ from edge_retina.images import IMAGE_SUFFIXES, read_image
 from edge_retina.rewrite.macs import conv_macs
 from edge_retina.runtime import cores
 from edge_retina.runtime.ort import OrtRuntime, open_session
+from edge_retina.types import U8
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = ROOT / "samples" / "digits"
@@ -57,6 +60,8 @@ METHODS = {
     "modelopt-entropy": "modelopt, entropy",
     "edge-retina": "edge-retina build --int8",
     "edge-retina-alone": "edge-retina, calibration and quantization alone, all in INT8",
+    "ours-mse": "edge-retina alone, MSE, nodes left in float chosen as the tools' are",
+    "ours-max": "edge-retina alone, max, nodes left in float chosen as the tools' are",
 }
 # Calibration pictures while exclusions are tried.
 TRIAL_PICTURES = 32
@@ -121,30 +126,38 @@ def measured(command: Sequence[str | Path]) -> dict[str, Any]:
     return report
 
 
-def run_tool(task: Task, method: str) -> dict[str, Any]:
-    """Row of a tool: with each exclusion on fewer pictures, then the best one in full."""
+def quantize(task: Task, method: str, way: str, **more: Any) -> tuple[bytes, dict[str, Any]]:
+    """One quantization in a process of its own: the whole detector, and what it cost."""
     tool, _, calibration = method.partition("-")
+    out = task.work / f"{method}.onnx"
+    first, last = WAYS[way]
+    if tool == "ours":
+        job = {"model": task.model, "inputs": task.calib, "method": calibration, "first": first, "last": last}
+        costs = measured([sys.executable, ALONE, json.dumps({**job, "out": out, **more}, default=str)])
+        return out.read_bytes(), costs
     python = sys.executable if tool == "ort" else task.modelopt_python
     if python is None:
         raise RuntimeError("needs --modelopt-python")
-    out, ranges = task.work / f"{method}.onnx", task.work / f"{method}.ranges"
-    ways = exclusions(onnx.load(task.trunk))
+    exclude = exclusions(onnx.load(task.trunk), first, last)
+    job = {"tool": tool, "method": calibration, "trunk": task.trunk, "inputs": task.inputs, "exclude": exclude}
+    if "pictures" in more:
+        job["cache"] = task.work / f"{method}.ranges"
+    costs = measured([python, WORKER, json.dumps({**job, "out": out, **more}, default=str)])
+    return whole_detector(onnx.load(out), task.bundle.spec).SerializeToString(), costs
 
-    def quantize(way: str, **more: Any) -> tuple[onnx.ModelProto, dict[str, Any]]:
-        job = {"tool": tool, "method": calibration, "trunk": task.trunk, "inputs": task.inputs, "out": out, **more}
-        costs = measured([python, WORKER, json.dumps({**job, "exclude": ways[way]}, default=str)])
-        return whole_detector(onnx.load(out), task.bundle.spec), costs
 
+def run_tool(task: Task, method: str) -> dict[str, Any]:
+    """Row of a tool: with each exclusion on fewer pictures, then the best one in full."""
     tried, start = {}, time.monotonic()
-    for way in ways:
-        model, _ = quantize(way, pictures=TRIAL_PICTURES, cache=ranges)
-        tried[way] = round(accuracy(task, model.SerializeToString(), task.select)["AP"], 4)
+    for way in WAYS:
+        model, _ = quantize(task, method, way, pictures=TRIAL_PICTURES)
+        tried[way] = round(accuracy(task, model, task.select)["AP"], 4)
         print(f"  {method}, left in float: {way}: AP {tried[way]:.4f}", file=sys.stderr)
     searching = time.monotonic() - start
     best = max(tried, key=tried.__getitem__)
-    model, costs = quantize(best)
+    model, costs = quantize(task, method, best)
     costs["with_search"] = round(searching + costs["seconds"], 1)
-    found = {**accuracy(task, model.SerializeToString()), "int8_share": int8_share(model, task.macs)}
+    found = {**accuracy(task, model), "int8_share": int8_share(onnx.load_from_string(model), task.macs)}
     return {**found, **costs, "excluded": best, "tried": tried}
 
 
@@ -166,7 +179,8 @@ def run_ours(task: Task, method: str) -> dict[str, Any]:
 def run_alone(task: Task, method: str) -> dict[str, Any]:
     """Row of what in edge-retina does the same as a tool with given exclusions."""
     out = task.work / f"{method}.onnx"
-    costs = measured([sys.executable, ALONE, task.model, task.calib, out])
+    job = {"model": task.model, "inputs": task.calib, "out": out}
+    costs = measured([sys.executable, ALONE, json.dumps(job, default=str)])
     model = out.read_bytes()
     return {**accuracy(task, model), "int8_share": int8_share(onnx.load_from_string(model), task.macs), **costs}
 
@@ -221,6 +235,45 @@ def machine(modelopt_python: str | None) -> dict[str, Any]:
     return found
 
 
+def turned(truth: dict[str, Any], folder: Path, out: Path) -> dict[str, Any]:
+    """Test pictures in their eight orientations, written to `out` as PNG, and their annotations."""
+    out.mkdir()
+    boxes: dict[int, list[dict[str, Any]]] = {}
+    for row in truth["annotations"]:
+        boxes.setdefault(row["image_id"], []).append(row)
+    images, annotations = [], []
+    for image in truth["images"]:
+        picture = read_image(folder / image["file_name"])
+        for way in range(8):
+            number, name = len(images) + 1, f"{Path(image['file_name']).stem}_{way}.png"
+            seen = _turn(picture, way)
+            cv2.imwrite(str(out / name), seen)
+            images.append({"id": number, "file_name": name, "height": seen.shape[0], "width": seen.shape[1]})
+            for row in boxes.get(image["id"], []):
+                x, y, w, h = row["bbox"]
+                corners = _turn_points(np.array([[x, y], [x + w, y + h]]), picture.shape, way)
+                (x, y), (right, low) = corners.min(0).tolist(), corners.max(0).tolist()
+                annotations.append(
+                    {**row, "id": len(annotations) + 1, "image_id": number, "bbox": [x, y, right - x, low - y]}
+                )
+    return {**truth, "images": images, "annotations": annotations}
+
+
+def _turn(picture: U8, way: int) -> U8:
+    """A picture (H, W, 3), mirrored for odd ways, then turned by 90 degrees anticlockwise way // 2 times."""
+    return np.ascontiguousarray(np.rot90(picture[:, ::-1] if way % 2 else picture, way // 2))
+
+
+def _turn_points(points: npt.NDArray[np.float64], shape: tuple[int, ...], way: int) -> npt.NDArray[np.float64]:
+    """Points (N, 2) x, y of a picture of `shape`, where `_turn` puts them."""
+    height, width = shape[:2]
+    x, y = points.T
+    x = width - x if way % 2 else x
+    for _ in range(way // 2):
+        x, y, height, width = y, width - x, width, height
+    return np.stack([x, y], 1)
+
+
 def prepare(given: argparse.Namespace, work: Path) -> Task:
     """Build the FP32 detector, cut the trunk, preprocess the calibration pictures."""
     trunk, spec = extract_trunk(given.model)
@@ -232,6 +285,9 @@ def prepare(given: argparse.Namespace, work: Path) -> Task:
         np.save(work / "inputs" / f"{i:05d}.npy", session.run(None, {"frames": read_image(path)[None]})[0])
     truth = read_coco(given.test / "annotations.json")
     truth["images"] = truth["images"][: given.limit]
+    if given.turned:
+        truth = turned(truth, given.test, work / "test")
+        given.test = work / "test"
     bundle = build(given.model, work / "fp32.edge")
     places = (given.test, given.calib, work / "inputs", work, given.modelopt_python)
     macs = sum(conv_macs(onnx.load_from_string(bundle.model())).values())
@@ -249,6 +305,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--modelopt-python", help="python of an environment with nvidia-modelopt and onnxruntime")
     parser.add_argument("--limit", type=int, help="test pictures, all by default")
+    parser.add_argument("--turned", action="store_true", help="test pictures in their eight orientations")
     parser.add_argument("--select", type=int, default=100, help="test pictures to choose exclusions on")
     parser.add_argument("--json", type=Path, help="where to keep the rows, beside those of other models")
     given = parser.parse_args()

@@ -16,7 +16,19 @@ from edge_retina.rewrite.macs import conv_macs
 from edge_retina.rewrite.nms import add_nms
 from edge_retina.spec import DetectorSpec
 
-__all__ = ["exclusions", "extract_trunk", "int8_share", "preprocessor", "whole_detector"]
+__all__ = ["WAYS", "exclusions", "extract_trunk", "int8_share", "preprocessor", "whole_detector"]
+
+# What is tried to leave in float: so many of the first convolutions, and the last ones of the heads or not.
+WAYS = {
+    "none": (0, False),
+    "last head convs": (0, True),
+    "first conv": (1, False),
+    "first conv, last head convs": (1, True),
+    "first 2 convs": (2, False),
+    "first 2 convs, last head convs": (2, True),
+    "first 3 convs": (3, False),
+    "first 3 convs, last head convs": (3, True),
+}
 
 
 def extract_trunk(model: Path) -> tuple[onnx.ModelProto, DetectorSpec]:
@@ -62,13 +74,8 @@ def int8_share(model: onnx.ModelProto, whole: int) -> float:
     return 1 - sum(work[node.output[0]] for node in apart) / whole
 
 
-def exclusions(trunk: onnx.ModelProto) -> dict[str, list[str]]:
-    """Names of the nodes to leave in float: the first convolutions, the last ones of the heads, both."""
+def exclusions(trunk: onnx.ModelProto, first: int, last: bool) -> list[str]:
+    """Names of the nodes to leave in float, see WAYS."""
     convs = [node for node in trunk.graph.node if node.op_type == "Conv"]
     heads = {output.name for output in trunk.graph.output}
-    first = [node.name for node in convs[:3]]
-    last = [node.name for node in convs if heads & set(node.output)]
-    found = {"none": [], "last head convs": last}
-    for count, name in enumerate(("first conv", "first 2 convs", "first 3 convs"), 1):
-        found |= {name: first[:count], f"{name}, last head convs": first[:count] + last}
-    return found
+    return [node.name for i, node in enumerate(convs) if i < first or (last and heads & set(node.output))]

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.bundle import read_bundle
 from edge_retina.calibrate import look, sample_size
+from edge_retina.calibrate.kept import Kept
 from edge_retina.calibrate.pictures import CalibrationSet, Picture, SetCheck, spread
 from edge_retina.calibrate.probes import open_probes
 from edge_retina.calibrate.ranges import Binding, Ranges
@@ -107,21 +108,18 @@ def calibrate(
 ) -> Ranges:
     """Ranges of a float model's tensors on calibration pictures.
 
-    A few pictures for the equalisation, then one pass over all. Raises InputError, ModelError, RuntimeFailure.
+    A few pictures for the equalisation, then all others. Raises InputError, ModelError, RuntimeFailure, OutputError.
     """
     few = spread(pictures.count, _EQUALIZE) if recipe.equalize else []
     total, done = pictures.count + len(few), 0
     looked = SetCheck()
 
-    def step() -> None:
-        nonlocal done
-        done += 1
-        on_step(done, total)
-
     def counted(frames: Iterator[Picture]) -> Iterator[U8]:
+        nonlocal done
         for frame in frames:
             yield frame.image
-            step()
+            done += 1
+            on_step(done, total)
 
     def checked() -> Iterator[Picture]:
         for frame in pictures.frames():
@@ -131,10 +129,11 @@ def calibrate(
     release()
     probes = open_probes(model, observed(model), sample_size(pictures.count))
     release()
-    factors = equalize(model, look(probes, counted(_some(pictures, few)))) if few else {}
-    divided = channel_factors(gs.import_onnx(model), factors)
-    release()
-    statistics = look(probes, counted(checked()), factors=divided)
+    with Kept(probes.read, few) as kept:
+        factors = equalize(model, look(probes, counted(_some(pictures, few)), read=kept.keep)) if few else {}
+        divided = channel_factors(gs.import_onnx(model), factors)
+        release()
+        statistics = look(probes, counted(checked()), factors=divided, read=kept.read)
     del probes
     release()
     # Through the file's precision, so that ranges read again give the same model.

@@ -41,14 +41,16 @@ def look(
     frames: Iterable[U8],
     *,
     factors: Mapping[str, F32] = _AS_IT_IS,
+    read: Callable[[U8, int], Mapping[str, Reading]] | None = None,
     on_frame: Callable[[], None] = lambda: None,
 ) -> Mapping[str, TensorStatistics]:
     """The same of a model with probes.
 
     factors: tensor to powers of two, float32 (C,), by which its channels are to be divided; the statistics are then
-    bit for bit those of the equalised model.
+    bit for bit those of the equalised model. read: frame and its number to its readings, in place of probes.read.
     """
     found, seen = {name: Accumulator() for name in sorted(probes.wanted)}, 0
+    read = read or probes.read
 
     def take_in(readings: Mapping[str, Reading]) -> None:
         for name, reading in readings.items():
@@ -59,7 +61,7 @@ def look(
     with ThreadPoolExecutor(1) as pool:
         last: Future[None] | None = None
         for frame in frames:
-            readings = probes.read(frame, seen)
+            readings = read(frame, seen)
             if last is not None:
                 last.result()
             last = pool.submit(take_in, readings)

@@ -76,16 +76,14 @@ def open_session(
 ) -> ort.InferenceSession:
     """A session on the CPU over any ONNX. Raises RuntimeFailure when ONNX Runtime refuses it.
 
-    lean: for work between a few frames, in less memory and without threads that spin while they wait. optimize: False
-    runs the operators as they are, which for a frame or two costs no time and needs less memory again. profile: see
-    OrtRuntime.
+    lean: in less memory, for what runs once or on calibration pictures. optimize: False runs the operators as they are,
+    which for a frame or two costs no time and needs less memory again. profile: see OrtRuntime.
     """
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     if lean:
         # An arena, or a block planned ahead for all tensors, is larger than what lives at one time.
         options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # As the optimised graph has them, so that what is to be freed early can be arranged there.
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if threads is not None:
