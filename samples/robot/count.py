@@ -26,6 +26,8 @@ def batches(frames: Iterator[Frame]) -> Iterator[list[Frame]]:
 
 def main() -> None:
     """Count."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     bundle, folder = sys.argv[1:]
     counts: Counter[str] = Counter()
     with Detector.load(bundle) as detector:

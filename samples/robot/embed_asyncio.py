@@ -48,6 +48,8 @@ async def results(bundle: str, source: str, max_frames: int | None = None) -> As
 
 async def main() -> None:
     """Print results as they come."""
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     bundle, source, *most = sys.argv[1:]
     async for frame, found in results(bundle, source, int(most[0]) if most else None):
         print(frame.index, [row.name for row in found.mask(min_score=0.5)], flush=True)
