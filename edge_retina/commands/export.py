@@ -108,3 +108,26 @@ def _serve(repository: Path, done: Exported) -> str:
     source = done.plugin.with_name("register_plugin.cpp").absolute()
     build = f"g++ -std=c++17 -shared -fPIC -I/usr/local/cuda/include -o {register} {source} -lnvinfer -ldl"
     return f"{build} && {command} --backend-config=tensorrt,plugins={register}"
+
+
+@export_command.command("deepstream")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="New folder.")
+@click.option(
+    "--frame-size", "frame", metavar="WxH", callback=frame_size, help="What nvstreammux gives [the bundle's]."
+)
+@click.option("--batch", type=click.IntRange(1, 64), default=1, show_default=True, help="Frames that run together.")
+@click.option("--min-score", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="What is not passed on.")
+@click.option(
+    "--plugin", type=click.Path(path_type=Path), help="Decode with this library of `edge-retina plugin build`."
+)
+def deepstream_command(
+    bundle: Path, out: Path, frame: tuple[int, int] | None, batch: int, min_score: float, plugin: Path | None
+) -> None:
+    """Write BUNDLE for DeepStream's nvinfer: model, configuration, the box parser's source and a Makefile."""
+    from edge_retina.bundle import read_bundle
+    from edge_retina.export.deepstream import export_deepstream
+
+    folder = export_deepstream(read_bundle(bundle), out, frame=frame, batch=batch, min_score=min_score, plugin=plugin)
+    click.echo(str(folder))
+    click.echo(f"on the machine with DeepStream: make -C {folder}, then nvinfer with its config_infer.txt", err=True)
