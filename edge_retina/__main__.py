@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
 
 __all__ = ["main"]
 
@@ -17,7 +19,11 @@ def main() -> None:
     except Exception as exc:  # whatever a broken package raises
         broken = f"{type(exc).__name__}: {exc}"
     else:
-        run()
+        try:
+            run()
+        except SystemExit as exc:
+            _leave_held_threads(exc.code)
+            raise
         return
     if sys.argv[1:2] != ["doctor"]:
         print(f"edge-retina: cannot start: {broken}; run: edge-retina doctor", file=sys.stderr)
@@ -32,6 +38,18 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
+
+
+def _leave_held_threads(code: object) -> None:
+    """End the process here where a thread of a run is still held by a driver, a server or a disk.
+
+    Python would end that thread in the midst of native code at its exit, and C++ then aborts the process.
+    """
+    if any(thread.daemon and thread.name.startswith("edge-retina") for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else 1)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ def read_query(query: str, known: Sequence[str], *, example: str) -> dict[str, s
     options: dict[str, str] = {}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known or not value:
-            raise UsageError(
-                f"wanted {' and '.join(f'{k}=' for k in known)} behind the ?, found {name}={value}; {example}"
-            )
+            # Not its value, which may be a password.
+            raise UsageError(f"wanted {' and '.join(f'{k}=' for k in known)} behind the ?, found {name}=; {example}")
         if name in options:
-            raise UsageError(f"{name}= is given twice: {query!r}; leave one out")
+            raise UsageError(f"{name}= is given twice; leave one out")
         options[name] = value
     return options

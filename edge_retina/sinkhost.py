@@ -23,6 +23,8 @@ _TELL_EVERY_S = 10.0
 # After a signal everything is to be closed within two seconds.
 _HURRY_S = 0.7
 _CLOSE_S = 0.4
+# What a sink gets that is about to finish its file, as long as it may take on a busy machine; one that hangs does not.
+_FINISH_S = 10.0
 
 Item = tuple[Frame, Detections] | Event
 
@@ -100,7 +102,7 @@ class _Seat:
         self._changed = threading.Condition()
         self._waiting: deque[Item] = deque()
         self._room = _WAITING[live]
-        self._finishing = False
+        self._finishing = self._closing = False
         self._end: float | None = None
         self._told_s = float("-inf")
         self.lost = 0
@@ -145,6 +147,8 @@ class _Seat:
     def join(self, end: float | None) -> None:
         """Wait until it is closed; one that does not let go is left behind."""
         self._thread.join(None if end is None else max(0.0, end - time.monotonic()) + _CLOSE_S)
+        if self._closing:
+            self._thread.join(_FINISH_S)
         if self._thread.is_alive():
             with self._changed:
                 self.error = OutputError(f"{self.label}: does not end; what it still held may be lost")
@@ -157,6 +161,7 @@ class _Seat:
             self._leave(stopped=True)
         except Exception as exc:  # whatever it is, the run goes on
             self._failed(exc)
+        self._closing = True
         try:
             self._sink.close()
         except Exception as exc:

@@ -151,6 +151,7 @@ def _first(frames: Frames, count: int) -> Frames:
 def _resolve(location: str) -> tuple[str, list[str]]:
     """("video", [path]) or ("images", sorted paths) for a file, folder or pattern. Raises InputError."""
     suffix = os.path.splitext(location)[1].lower()
+    shown = re.sub(":.*@", ":***@", location)  # a URI in which a slash was forgotten
     if os.path.isdir(location):
         try:
             names = sorted(os.listdir(location))
@@ -170,11 +171,11 @@ def _resolve(location: str) -> tuple[str, list[str]]:
     elif any(character in location for character in "*?["):
         found = sorted(glob.glob(location, recursive=True))
     else:
-        raise InputError(f"no such file or folder: {location} (looked from {os.getcwd()}); check the path")
+        raise InputError(f"no such file or folder: {shown} (looked from {os.getcwd()}); check the path")
     paths = [path for path in found if path.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(path)]
     if not paths:
         wanted = " ".join(IMAGE_SUFFIXES)
-        raise InputError(f"{location}: wanted images ({wanted}), found {len(found)} other entries; check the path")
+        raise InputError(f"{shown}: wanted images ({wanted}), found {len(found)} other entries; check the path")
     return "images", paths
 
 

@@ -170,3 +170,16 @@ def test_a_sink_that_hangs_is_left_behind(events: list[Event]) -> None:
     assert "does not end" in str(host.failures[0])
     free.set()
     time.sleep(0.05)
+
+
+def test_one_that_is_finishing_its_file_may_take_longer_than_one_that_hangs(events: list[Event]) -> None:
+    class Finishes(Notes):
+        def close(self) -> None:
+            time.sleep(1.5)
+            self.closed += 1
+
+    sink = Finishes()
+    host = SinkHost([("v.mp4", sink)], live=True, on_event=events.append)
+    host.write(frame(0), NONE)
+    host.close(hurry=True)
+    assert (sink.closed, host.failures, events) == (1, [], [])

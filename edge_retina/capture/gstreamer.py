@@ -47,6 +47,8 @@ class Csi:
 def parse_csi(location: str) -> Csi:
     """What follows csi://. Raises UsageError."""
     sensor, given = options.query(location, _EXAMPLE, ("size", "fps", "flip", "mode"))
+    if sensor and not sensor.isdecimal():
+        raise UsageError(f"csi:// wants the number of a sensor, such as {_EXAMPLE}")
     number = options.number({"csi": sensor or "0"}, "csi", 0, 15)
     return Csi(
         number or 0,

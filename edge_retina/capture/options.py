@@ -10,6 +10,7 @@ from edge_retina.errors import UsageError
 
 __all__ = ["choice", "fps", "number", "query", "size", "split_fragment"]
 
+_EXAMPLE = "rtsp://camera/1#decoder=pyav&transport=tcp"
 _MAX_SIDE = 16384
 _MAX_FPS = 1000.0
 
@@ -27,7 +28,7 @@ def split_fragment(url: str, known: tuple[str, ...]) -> tuple[str, dict[str, str
     """
     name = "|".join(map(re.escape, known))
     found = re.fullmatch(rf"(?s)(.*)#((?:{name})=[^#&@/]*(?:&(?:{name})=[^#&@/]*)*)", url)
-    return (url, {}) if found is None else (found[1], _options(found[2], url, known))
+    return (url, {}) if found is None else (found[1], _options(found[2], _EXAMPLE, known))  # no URL, for its password
 
 
 def _options(text: str, example: str, known: tuple[str, ...]) -> dict[str, str]:

@@ -48,7 +48,7 @@ class Usb:
 def parse_usb(location: str) -> Usb:
     """What follows v4l2://, or a number, or a device. Raises UsageError."""
     device, given = options.query(location, _EXAMPLE, ("size", "fps", "format"))
-    if not device:
+    if not (device.isdecimal() or device.startswith("/")):
         raise UsageError(f"v4l2:// wants a device, such as {_EXAMPLE}")
     return Usb(device, options.size(given), options.fps(given), options.choice(given, "format", tuple(_FORMATS)))
 

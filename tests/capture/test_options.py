@@ -38,7 +38,7 @@ def test_usb_camera_gets_its_format_first() -> None:
         ("v4l2:///dev/video0?format=h264", "one of mjpg, yuyv"),
         ("v4l2:///dev/video0?speed=9", "unknown speed"),
         ("v4l2:///dev/video0?fps=1&fps=2", "one twice"),
-        ("csi://x", "csi: wanted a whole number"),
+        ("csi://x", "csi:// wants the number of a sensor"),
         ("csi://0?flip=8", r"flip: wanted a whole number 0\.\.7"),
         ("csi://0?mode=1 ! fakesink", "mode: wanted"),
         ("stdin://", "wants the size"),
