@@ -144,7 +144,7 @@ def _with_manners(command: click.Command, path: str) -> click.Command:
         if not taken & {*option.opts, str(option.name)}:
             command.params.append(option)
     if path in EXAMPLES and not command.epilog:
-        command.epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[path])
+        command.epilog = "\b\nExamples:\n" + "\n".join(EXAMPLES[path])
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             _with_manners(inner, f"{path} {name}")

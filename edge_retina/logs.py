@@ -52,7 +52,10 @@ class Talk:
         # Talk is always told, unless it is not wanted at all.
         _TALK.setLevel(logging.ERROR if self._quiet else logging.INFO)
         logging.captureWarnings(True)
-        sys.stderr = _Lines() if self._json else _Nowhere() if self._quiet else self._stderr
+        if not self._json:
+            sys.stderr = _Nowhere() if self._quiet else self._stderr
+        elif not isinstance(sys.stderr, _Lines):
+            sys.stderr = _Lines()
 
     def error(self, text: str, code: int) -> None:
         """Say why the command ends; also where it is quiet. code: its exit code."""

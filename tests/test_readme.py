@@ -136,5 +136,6 @@ def test_exit_codes_are_those_of_the_error_classes():
         errors.MissingPackage: "package",
         errors.AccuracyLost: "accuracy",
         errors.Mismatch: "detections",
+        errors.FaultFound: "the",
     }.items():
         assert listed[str(cls.exit_code)] == word

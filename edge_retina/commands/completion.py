@@ -20,8 +20,8 @@ _SINKS = ("display://", "http://", "https://")
 def completion_command(shell: str) -> None:
     """Print what makes a shell complete commands, options, files and cameras.
 
-    bash reads ~/.local/share/bash-completion/completions by itself, fish ~/.config/fish/completions. zsh wants the
-    folder named in ~/.zshrc, before compinit: fpath+=~/.zfunc.
+    bash: source the file in ~/.bashrc, or put it into ~/.local/share/bash-completion/completions under the name
+    edge-retina. zsh: name its folder in ~/.zshrc, before compinit: fpath+=~/.zfunc. fish needs no more than the file.
     """
     cli = importlib.import_module("edge_retina.cli").cli  # which is above this file and imports it
     kind = get_completion_class(shell)
