@@ -66,6 +66,7 @@ def _json_file(_: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option("--layers", is_flag=True, help="Print the slowest layers.")
 @runtime_options_without_batch
 @click.option("--json", "json_to", metavar="[FILE]", is_flag=False, flag_value="-", callback=_json_file, help="JSON.")
+@click.option("--report", type=click.Path(path_type=Path), help="Also write a page with plots, such as bench.html.")
 def bench_command(
     models: tuple[Path, ...],
     source: str | None,
@@ -80,6 +81,7 @@ def bench_command(
     profile: bool,
     layers: bool,
     json_to: str | None,
+    report: Path | None,
     chosen: Chosen,
 ) -> None:
     """Time frames, one call at a time, from memory to detections; several configurations take turns.
@@ -96,7 +98,7 @@ def bench_command(
     chosen = dataclasses.replace(chosen, batch=max(batch_sizes))
     with ExitStack() as stack:
         # Places that cannot be written are known before the work.
-        drafts = {path: Draft(Path(path)) for path in (json_to,) if path not in (None, "-")}
+        drafts = {path: Draft(Path(path)) for path in (json_to, report) if path not in (None, "-")}
         for draft in drafts.values():
             stack.callback(draft.discard)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-retina-bench-")))
@@ -127,6 +129,10 @@ def bench_command(
         if json_to is not None:
             told = result.to_json(None if layers else LAYERS) | {"ends": ends.to_json()}
             _hand_out(json.dumps(told, indent=1) + "\n", drafts.get(json_to))
+        if report is not None:
+            from edge_retina.bench.page import render_page
+
+            _hand_out(render_page(result, ends), drafts[report])
     if json_to != "-":
         _print(result, ends, layers)
     for warning in result.warnings:
