@@ -2,7 +2,7 @@
 
 `csi://0?size=1280x720&fps=30&flip=2&mode=4`: a camera on the CSI connector. flip: nvvidconv's flip-method, 2 turns by
 180 degrees. mode: the sensor's mode, by its number. `rtsp://...#decoder=gstreamer`
-decodes on nvv4l2decoder.
+decodes on nvv4l2decoder, `v4l2:///dev/video0?format=mjpg&decoder=gstreamer` a USB camera's JPEGs.
 
 Pipelines: NVIDIA's Accelerated GStreamer guide. nvvidconv cannot give BGR, hence BGRx and videoconvert.
 """
@@ -17,7 +17,6 @@ import cv2
 
 from edge_retina.capture import Request, options
 from edge_retina.capture.opencv import Frames, frames, timeouts
-from edge_retina.capture.v4l2 import Usb
 from edge_retina.errors import InputError, UsageError
 
 __all__ = ["Csi", "csi_pipeline", "has_gstreamer", "mjpeg_pipeline", "open_csi", "open_pipeline", "parse_csi"]
@@ -75,11 +74,10 @@ def csi_pipeline(csi: Csi) -> str:
     )
 
 
-def mjpeg_pipeline(usb: Usb) -> str:
-    """The pipeline of a USB camera whose JPEGs the hardware decodes. Raises UsageError."""
-    device = f"/dev/video{usb.device}" if usb.device.isdecimal() else usb.device
-    caps = "image/jpeg" + ("" if usb.size is None else f",width={usb.size[0]},height={usb.size[1]}")
-    caps += "" if usb.fps is None else f",framerate={_fraction(usb.fps)}"
+def mjpeg_pipeline(device: str, size: tuple[int, int] | None = None, fps: float | None = None) -> str:
+    """The pipeline of a USB camera whose JPEGs the hardware decodes. size: (W, H). Raises UsageError."""
+    caps = "image/jpeg" + ("" if size is None else f",width={size[0]},height={size[1]}")
+    caps += "" if fps is None else f",framerate={_fraction(fps)}"
     return (
         f"v4l2src device={_quoted(device)} io-mode=2 ! {caps} ! jpegparse ! nvv4l2decoder mjpeg=1 ! "
         f"nvvidconv ! {_TO_BGR}"

@@ -76,7 +76,7 @@ def test_csi_pipeline() -> None:
 
 
 def test_hardware_decoders() -> None:
-    usb = gstreamer.mjpeg_pipeline(v4l2.parse_usb("0?size=640x480&fps=30"))
+    usb = gstreamer.mjpeg_pipeline("/dev/video0", (640, 480), 30.0)
     assert usb.startswith('v4l2src device="/dev/video0" io-mode=2 ! image/jpeg,width=640,height=480,framerate=30/1 ! ')
     assert "nvv4l2decoder mjpeg=1" in usb
     rtsp = gstreamer.rtsp_pipeline('rtsp://u:a"b\\c@h/1', "h265")
