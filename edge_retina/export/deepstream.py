@@ -104,7 +104,7 @@ def for_nvinfer(model: bytes, frame: tuple[int, int]) -> bytes:
 def nvinfer_config(bundle: Bundle, frame: tuple[int, int], batch: int, min_score: float) -> str:
     """The text of config_infer.txt. frame: (H, W)."""
     height, width = frame
-    return f"""# {bundle.spec.family}, {bundle.manifest.precision}. From `edge-retina export deepstream`; not run on a GPU yet.
+    return f"""# Written by `edge-retina export deepstream`, not run on a GPU yet.
 # First: make, which builds the parser and, with trtexec, model.plan. Then for instance:
 #   gst-launch-1.0 nvstreammux name=m batch-size={batch} width={width} height={height} \\
 #     ! nvinfer config-file-path=config_infer.txt ! nvvideoconvert ! nvdsosd ! nv3dsink \\
