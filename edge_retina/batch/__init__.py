@@ -22,6 +22,15 @@ __all__ = ["BatchSummary", "Progress", "Workers", "batch"]
 _SUFFIXES = (".parquet", ".json")
 # Changes when parts of an older version cannot be gone on with.
 _FORMAT = 1
+# What Ray reads when it is imported: it reports to nobody, and what it has to say goes to its log files. A container's
+# /dev/shm is often smaller than what it insists on; little goes through its store here.
+_QUIET = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
 # How often what Ray did not bring back is asked for again.
 _PASSES = 3
 
@@ -155,6 +164,8 @@ def _work(
     on_progress(Progress(files, total))
     if not left:
         return resumed, 0, 0, 0, 0.0
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     from edge_retina.batch.cluster import detect, pool_for
     from edge_retina.batch.session import connected
 

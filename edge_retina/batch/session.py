@@ -16,14 +16,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-# Read when Ray is imported. Nothing is reported to anyone; what its C++ half has to say goes to its log files.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-os.environ.setdefault("RAY_DATA_LOG_LEVEL", "CRITICAL")
-os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-# A container's /dev/shm is often smaller than what Ray insists on; little goes through its store here.
-os.environ.setdefault("RAY_OBJECT_STORE_ALLOW_SLOW_STORAGE", "1")
-
 import ray
 
 from edge_retina.errors import RuntimeFailure, UsageError

@@ -26,10 +26,10 @@ def test_a_video_is_a_unit_and_pictures_go_together():
 
 
 def test_sizes_of_units():
-    # 256 units of at least 8 and at most 64: 2,000 / 256 = 7.8, 4,000 / 256 = 15.6, 100,000 / 256 = 391
+    # 256 units of at least 8 and at most 64: 2,000 / 256 = 7.8, 4,000 / 256 = 15.6, 20,000 / 256 = 78
     assert len(make_units(files(2000), "x")[0].files) == 8
     assert len(make_units(files(4000), "x")[0].files) == 16
-    assert {len(unit.files) for unit in make_units(files(100_000), "x")} == {64, 32}  # 1562 x 64 + 32
+    assert {len(unit.files) for unit in make_units(files(20_000), "x")} == {64, 32}  # 312 x 64 + 32
 
 
 def test_a_key_changes_with_all_that_matters():
