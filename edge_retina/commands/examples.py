@@ -42,6 +42,12 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "plugin": ("edge-retina plugin status", "edge-retina plugin build"),
     "plugin build": ("edge-retina plugin build --tensorrt 10.3.0 --compute-capability 8.7",),
     "plugin status": ("edge-retina plugin status --json",),
+    "export": ("edge-retina export triton model.edge -o repository/",),
+    "export triton": (
+        "edge-retina export triton model.edge -o repository/ --instances 2 --threads 4",
+        "edge-retina export triton model.edge -o repository/ --plan out.plan",
+    ),
+    "export deepstream": ("edge-retina export deepstream model.edge -o ds/ --frame-size 1280x720",),
     "sign": ("edge-retina sign model.edge --key key.pem --new-key",),
     "service": (
         "sudo edge-retina service install model.edge --config service.toml",

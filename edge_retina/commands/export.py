@@ -63,9 +63,10 @@ def triton_command(
     frame: tuple[int, int] | None,
     as_json: bool,
 ) -> None:
-    """Write BUNDLE into a Triton model repository: a new model, or a further version of one that is there.
+    """Write BUNDLE into a Triton model repository.
 
-    The ONNX Runtime backend runs the bundle's own ONNX. config.pbtxt is yours once it is there.
+    A new model, or a further version of one that is there. The ONNX Runtime backend runs the bundle's own ONNX.
+    config.pbtxt is yours once it is there.
     """
     from edge_retina.bundle import read_bundle
     from edge_retina.export.triton import Serving, export_triton
@@ -124,7 +125,10 @@ def _serve(repository: Path, done: Exported) -> str:
 def deepstream_command(
     bundle: Path, out: Path, frame: tuple[int, int] | None, batch: int, min_score: float, plugin: Path | None
 ) -> None:
-    """Write BUNDLE for DeepStream's nvinfer: model, configuration, the box parser's source and a Makefile."""
+    """Write BUNDLE for DeepStream's nvinfer.
+
+    A folder with the model, nvinfer's configuration, the box parser's source and a Makefile. Not run on a GPU yet.
+    """
     from edge_retina.bundle import read_bundle
     from edge_retina.export.deepstream import export_deepstream
 
