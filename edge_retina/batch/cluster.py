@@ -52,6 +52,8 @@ def pool_for(*, concurrency: int | None, threads: int, gpus: float | None, targe
         gpus = 1.0 if cards >= 1 and target != "ort" else 0.0
     if gpus > cards:
         raise UsageError(f"--gpus-per-worker {gpus:g}: Ray knows of {cards:g} GPUs; leave it out to run on the CPU")
+    if threads > cpus:
+        raise UsageError(f"--threads {threads}: Ray has {cpus} CPUs")
     if gpus == 0 and target.startswith("tensorrt"):
         raise UsageError(f"--target {target} wants GPUs, and Ray knows of {cards:g}; use --target ort")
     most = max(1, min(cpus // threads, int(cards / gpus) if gpus else cpus))
@@ -94,7 +96,9 @@ def detect(
             part = Part(data=row["data"], **json.loads(row["facts"]))
             yield part
             deaths.deliver.remote(part.unit, part.number + 1)
-    except ray.exceptions.RayError as exc:
+    except EdgeRetinaError:
+        raise
+    except Exception as exc:  # Ray's errors have no common base
         raise RuntimeFailure(f"Ray gave up: {first_line(exc)}") from exc
 
 

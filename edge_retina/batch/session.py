@@ -32,9 +32,7 @@ _CONNECT_S = 5.0
 def connected(address: str | None, cpus: int) -> Iterator[None]:
     """Ray, of this machine alone, or of the cluster at HOST:PORT. All that was started here has ended afterwards.
 
-    cpus: that it is to share out at least, on this machine, which has what it has.
-
-    Raises RuntimeFailure where no cluster answers.
+    cpus: how many it is to share out at least, where it is begun here. Raises RuntimeFailure where no cluster answers.
     """
     folder = tempfile.mkdtemp(prefix="er-", dir=_short_temp())
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}

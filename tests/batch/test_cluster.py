@@ -17,7 +17,6 @@ NOTHING = {"concurrency": None, "threads": 1, "gpus": None, "target": "auto", "b
         (8, 0, {}, Pool(8, 1, 0.0, "auto", 1)),
         (8, 0, {"threads": 3}, Pool(2, 3, 0.0, "auto", 1)),
         (8, 0, {"concurrency": 2, "batch": 4}, Pool(2, 1, 0.0, "auto", 4)),
-        (1, 0, {"threads": 4}, Pool(1, 4, 0.0, "auto", 1)),
         (8, 2, {}, Pool(2, 1, 1.0, "auto", 8)),
         (8, 2, {"gpus": 0.5, "target": "tensorrt"}, Pool(4, 1, 0.5, "tensorrt", 8)),
         (8, 2, {"target": "ort"}, Pool(8, 1, 0.0, "ort", 1)),
@@ -32,6 +31,7 @@ def test_workers_from_cores_and_gpus(monkeypatch, cpus, cards, given, wanted):
 @pytest.mark.parametrize(
     ("given", "why"),
     [
+        ({"threads": 9}, "--threads 9"),
         ({"gpus": 3.0}, "Ray knows of 2 GPUs"),
         ({"concurrency": 9, "target": "ort"}, "Ray has 8 CPUs"),
         ({"concurrency": 3}, "2 GPUs"),
