@@ -44,7 +44,8 @@ def latency_plot(measured: Sequence[Measured]) -> str:
     beyond = sum(ms > end for m in measured for ms in m.timing.latency_ms)
     note = f" {beyond} slower call{'s are' if beyond > 1 else ' is'} beyond the right edge." if beyond else ""
     legend = (
-        f'<p class="soft">Every call after the warm-up. Solid line: the median; dashed: the 99th percentile.{note}</p>'
+        '<p class="soft">Every call after the warm-up, heights on a square-root scale. Solid line: the median; dashed: '
+        f"the 99th percentile.{note}</p>"
     )
     return f'{legend}<div class="plot">{"".join(rows)}{_axis(end, "milliseconds a call")}</div>'
 
