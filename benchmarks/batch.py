@@ -61,7 +61,7 @@ def run_half(bundle: str, out: str, sources: list[str]) -> None:
         sys.stdin.readline()
         start = time.perf_counter()
         for source in sources:
-            run(detector, source, [f"{out}.{Path(source).name}.jsonl"], on_frame=keep)
+            run(detector, source, [f"{out}.{Path(source).name}.jsonl"], min_score=0.3, on_frame=keep)
         seconds = time.perf_counter() - start
     Path(out).write_bytes(pickle.dumps((rows, seconds)))
 

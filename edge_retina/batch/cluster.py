@@ -91,9 +91,7 @@ def detect(
     )
     try:
         for row in results.iter_rows():
-            if row["failure"]:
-                raise _failure(row["failure"])
-            part = Part(data=row["data"], **json.loads(row["facts"]))
+            part = _part(row)
             yield part
             deaths.deliver.remote(part.unit, part.number + 1)
     except EdgeRetinaError:
@@ -164,7 +162,9 @@ class _Deaths:
         self._delivered[unit] = parts
 
 
-def _failure(text: str) -> EdgeRetinaError:
-    """What a worker could not begin for."""
-    name, message = json.loads(text)
-    return getattr(errors, name, RuntimeFailure)(message)
+def _part(row: Mapping[str, Any]) -> Part:
+    """What a worker sent; raises what it could not begin for."""
+    if row["failure"]:
+        name, message = json.loads(row["failure"])
+        raise getattr(errors, name, RuntimeFailure)(message)
+    return Part(data=row["data"], **json.loads(row["facts"]))

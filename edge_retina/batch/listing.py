@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 import pyarrow.fs as pafs
 
-from edge_retina.batch.stores import is_remote, open_store, read_bytes
+from edge_retina.batch.stores import OF_PYARROW, is_remote, open_store, read_bytes
 from edge_retina.errors import InputError
 from edge_retina.images import IMAGE_SUFFIXES
 from edge_retina.sources import VIDEO_SUFFIXES, redact
@@ -40,7 +40,8 @@ class SourceFile:
     @property
     def is_video(self) -> bool:
         """True for a video by its suffix; everything else is tried as a picture."""
-        return self.name.lower().endswith(VIDEO_SUFFIXES)
+        path = self.path.partition("?")[0] if self.uri else self.path  # https://there/ride.mp4?signature=...
+        return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def list_sources(sources: Sequence[str]) -> list[SourceFile]:
@@ -175,5 +176,7 @@ def _of_info(source: str, path: str, info: pafs.FileInfo) -> SourceFile:
     link, chain, more = rest.partition("::")  # zip://folder::s3://bucket/a.zip
     path = path.strip("/")
     before, there, after = link.rpartition(path) if path else ("", "", "")
+    if scheme in OF_PYARROW:  # what stands behind a question mark says how to connect
+        after = after.partition("?")[0]
     name = f"{before if there else ''}{info.path.strip('/')}{after.rstrip('/') if there else ''}"
     return SourceFile(redact(f"{scheme}://{name}{chain}{more}"), info.path, source, info.size or 0, info.mtime_ns or 0)

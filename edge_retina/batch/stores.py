@@ -14,10 +14,10 @@ import pyarrow.fs as pafs
 from edge_retina.errors import InputError, MissingPackage, UsageError
 from edge_retina.sources import redact
 
-__all__ = ["is_remote", "local_copy", "open_store", "read_bytes"]
+__all__ = ["OF_PYARROW", "is_remote", "local_copy", "open_store", "read_bytes"]
 
 # What pyarrow reads by itself; everything else is asked of fsspec.
-_OF_PYARROW = ("abfs", "abfss", "gcs", "gs", "hdfs", "s3", "viewfs")
+OF_PYARROW = ("abfs", "abfss", "gcs", "gs", "hdfs", "s3", "viewfs")
 _COPY_BYTES = 1 << 20
 
 
@@ -31,7 +31,7 @@ def open_store(uri: str) -> tuple[pafs.FileSystem, str]:
     """The file system that a URI names, and the path in it. Raises UsageError, MissingPackage, InputError."""
     scheme = uri.partition("://")[0]
     try:
-        if scheme in _OF_PYARROW and "::" not in uri:
+        if scheme in OF_PYARROW and "::" not in uri:
             filesystem, path = pafs.FileSystem.from_uri(uri)
             return filesystem, str(path)
         store, path = fsspec.core.url_to_fs(uri)

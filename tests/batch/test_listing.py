@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import fsspec
 import pytest
 
-from edge_retina.batch.listing import _of_info, list_sources
+from edge_retina.batch.listing import SourceFile, _of_info, list_sources
 from edge_retina.errors import InputError, UsageError
 
 
@@ -113,4 +113,11 @@ def test_a_chain_of_stores(tree):
 def test_passwords_stay_out_of_names():
     info = SimpleNamespace(path="bucket/bucket.jpg", size=3, mtime_ns=None)
     made = _of_info("s3://bucket:SECRET@bucket?region=x", "bucket", info)
-    assert (made.name, made.size, made.mtime_ns) == ("s3://bucket:***@bucket/bucket.jpg?region=x", 3, 0)
+    assert (made.name, made.size, made.mtime_ns) == ("s3://bucket:***@bucket/bucket.jpg", 3, 0)
+
+
+def test_a_video_is_known_by_its_path_whatever_stands_behind_it():
+    info = SimpleNamespace(path="bucket/ride.mp4", size=3, mtime_ns=None)
+    assert _of_info("s3://bucket?region=x", "bucket", info).is_video
+    assert SourceFile("x", "https://there/ride.mp4?signature=x.jpg", "https://there/ride.mp4?signature=x.jpg").is_video
+    assert not SourceFile("a.mp4?.jpg", "/a.mp4?.jpg").is_video
