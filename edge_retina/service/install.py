@@ -32,7 +32,10 @@ def check_program(program: Path, place: Place) -> None:
     """Raise UsageError for an edge-retina that the service's user will not see: in a home, or closed to others."""
     if place.image:
         return
-    real = [program, Path(os.path.realpath(program))]
+    if not program.is_file():
+        raise UsageError(f"{program}: no such program; give the edge-retina of an environment with --program")
+    python = _interpreter(program)
+    real = list(dict.fromkeys([program, python, *(Path(os.path.realpath(path)) for path in (program, python))]))
     if hidden := [path for path in real for top in _HIDDEN if path.is_relative_to(top)]:
         raise UsageError(
             f"{hidden[0]} is where a service cannot see it; install edge-retina in /opt: sudo python3 -m venv "
@@ -41,6 +44,13 @@ def check_program(program: Path, place: Place) -> None:
     for path in real:
         if closed := [folder for folder in path.parents if not folder.stat().st_mode & 0o001]:
             raise UsageError(f"{closed[0]} is closed to other users, so the service cannot run {path}; chmod o+x it")
+
+
+def _interpreter(program: Path) -> Path:
+    """The Python that a command's first line names; the command itself where it names none."""
+    with program.open("rb") as file:
+        first = file.readline(1024)
+    return Path(os.fsdecode(first[2:].split()[0])) if first.startswith(b"#!/") else program
 
 
 def plan_lines(place: Place, texts: Mapping[str, str], digest: str, program: str) -> list[str]:
