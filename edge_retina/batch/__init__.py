@@ -177,13 +177,14 @@ def _work(
             target=workers.target,
             batch=workers.batch,
         )
-        start = 0.0
+        handed_out = time.time()
+        began: list[float] = []
         for _ in range(_PASSES):
             sizes = {unit.key: len(unit.files) for unit in left}
             have = {unit: count for unit, (count, _) in folder.found().items()}
             arrived: set[str] = set()
             for part in detect(bundle.path, left, have, min_score, pool):
-                start = start or time.perf_counter() - part.seconds
+                began.append(part.began)
                 if part.known or part.name in arrived:
                     continue
                 folder.add(part)
@@ -194,7 +195,7 @@ def _work(
                 on_progress(Progress(files, total, frames, detections))
             left = _left(units, folder)
             if not left:
-                return resumed, frames, detections, len(repeated), time.perf_counter() - start
+                return resumed, frames, detections, len(repeated), time.time() - max(handed_out, min(began))
     raise RuntimeFailure(f"{len(left)} units did not come back, {_PASSES} times over; the same command goes on there")
 
 

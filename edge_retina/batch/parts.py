@@ -73,7 +73,7 @@ class FileError:
 class Part:
     """A range of a unit. number: 0, 1, ...; last: the unit ends with it. data: Parquet.
 
-    known: it was there before, and is not sent again. again: a worker died of the unit before. seconds: that it took.
+    known: it was there before, and is not sent again. again: a worker died of the unit before. began: Unix time.
     """
 
     unit: str
@@ -83,7 +83,7 @@ class Part:
     frames: int = 0
     detections: int = 0
     errors: int = 0
-    seconds: float = 0.0
+    began: float = 0.0
     known: bool = False
     again: bool = False
 

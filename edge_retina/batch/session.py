@@ -34,6 +34,8 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
 
     cpus: how many it is to share out at least, where it is begun here. Raises RuntimeFailure where no cluster answers.
     """
+    if address is not None:
+        _answers(address)
     folder = tempfile.mkdtemp(prefix="er-", dir=_short_temp())
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if address is None:
@@ -45,7 +47,6 @@ def connected(address: str | None, cpus: int) -> Iterator[None]:
             "_temp_dir": folder,
         }
     else:
-        _answers(address)
         options["address"] = address
     try:
         with _signals_wait(), contextlib.redirect_stdout(_WithoutRay(sys.stdout)):

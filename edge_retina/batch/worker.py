@@ -58,17 +58,16 @@ def work(
     model = Model(manifest.model_digest, detector.bundle.digest)
     rows: list[Row] = []
     errors: list[FileError] = []
-    number, start = 0, time.perf_counter()
+    number, start = 0, time.time()
 
     def part(*, last: bool) -> Part:
         nonlocal number, start
         data = b"" if number < have else encode(rows_table(rows, model), errors)
         found = sum(len(row.detections) for row in rows)
-        now = time.perf_counter()
-        done = Part(unit.key, number, last, data, len(rows), found, len(errors), now - start, known=number < have)
+        done = Part(unit.key, number, last, data, len(rows), found, len(errors), start, known=number < have)
         rows.clear()
         errors.clear()
-        number, start = number + 1, now
+        number, start = number + 1, time.time()
         return done
 
     results = _results(detector, unit, settings, have * RANGE, watch)

@@ -218,10 +218,11 @@ def test_units_that_never_come(tmp_path, bundle, in_process):
 )
 def test_what_cannot_work_is_said_first(tmp_path, monkeypatch, bundle, out, sources, workers, error, why):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(session, "_short_temp", lambda: str(tmp_path))
     picture(tmp_path / "p.png")
     with pytest.raises(error, match=why):
         batch(bundle, sources, out, workers=workers)
-    assert not list(tmp_path.glob("o.*.parquet"))
+    assert not [*tmp_path.glob("o.*.parquet"), *tmp_path.glob("er-*")]
 
 
 def test_no_bundle_and_no_ray(tmp_path, monkeypatch, bundle):
