@@ -21,17 +21,18 @@ Ask = Callable[[Sequence[str]], str]
 
 @dataclass(frozen=True)
 class Clock:
-    """Hertz. name: "cpu0", "GPU", "EMC"."""
+    """Hertz. name: "cpu0", "GPU", "EMC". held: at its highest, whatever its lowest is."""
 
     name: str
     least: int
     most: int
     current: int
+    held: bool = False
 
     @property
     def fixed(self) -> bool:
         """True where it cannot fall below its highest: what jetson_clocks is for."""
-        return self.least == self.most
+        return self.held or self.least == self.most
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,30 @@ def parse_power_mode(text: str) -> str:
 
 
 def parse_clocks(text: str) -> tuple[Clock, ...]:
-    """Clocks of `jetson_clocks --show`: of processors in kHz, of GPU and memory (EMC) in Hz."""
+    """Clocks of `jetson_clocks --show`: of processors in kHz, of GPU and memory (EMC) in Hz.
+
+    Processors that the power mode switches off are left out: their clocks are never held. JetPack 4 to 6 hold the
+    memory's by FreqOverride=1 and leave its lowest as it is.
+    """
     clocks = []
     for line in text.splitlines():
         found = re.match(r"\s*(cpu\d+|GPU|EMC)\b.*?MinFreq=(\d+) MaxFreq=(\d+) CurrentFreq=(\d+)", line)
-        if found:
+        if found and "Online=0" not in line:
             unit = 1000 if found[1].startswith("cpu") else 1
-            clocks.append(Clock(found[1], *(int(value) * unit for value in found.groups()[1:])))
+            least, most, current = (int(value) * unit for value in found.groups()[1:])
+            clocks.append(Clock(found[1], least, most, current, "FreqOverride=1" in line))
     return tuple(clocks)
 
 
 def parse_tegrastats(text: str) -> tuple[dict[str, float], dict[str, float]]:
-    """Degrees Celsius and watts of the first line of tegrastats; of a rail's two figures the one of the moment."""
+    """Degrees Celsius and watts of the first line of tegrastats; of a figure's two or three the one of the moment.
+
+    Without root JetPack 6 tells no watts.
+    """
     line = text.partition("\n")[0]
     celsius = {name: float(value) for name, value in re.findall(r"(\w+)@(-?[\d.]+)C\b", line)}
     # A sensor of a part that is switched off says -256.
-    watts = {name: int(value) / 1000 for name, value in re.findall(r"(\w+) (\d+)mW/\d+mW", line)}
+    watts = {name: int(value) / 1000 for name, value in re.findall(r"(\w+) (\d+)mW\b", line)}
     return {name: value for name, value in celsius.items() if value > -100}, watts
 
 

@@ -20,21 +20,50 @@ from edge_retina.bench.machine import Machine, Memory
 from edge_retina.bench.text import machine_lines
 
 RELEASE = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37\n"
+# As users published them, with fewer of the lines that are alike: an AGX Orin at 30 W, four processors switched off,
+# before and after `sudo jetson_clocks`; one of L4T 39.2 (JetPack 7.2) after it; tegrastats of both (CV0 is an older one's).
 POWER_MODE = "NV Power Mode: MODE_30W\n2\n"
 CLOCKS = """SOC family:tegra234  Machine:NVIDIA Jetson AGX Orin Developer Kit
 Online CPUs: 0-7
-cpu0: Online=1 Governor=schedutil MinFreq=729600 MaxFreq=1728000 CurrentFreq=1113600 IdleStates: WFI=1 c7=1
-cpu1: Online=1 Governor=schedutil MinFreq=1728000 MaxFreq=1728000 CurrentFreq=1728000 IdleStates: WFI=1 c7=1
+cpu0:  Online=1 Governor=schedutil MinFreq=729600 MaxFreq=1728000 CurrentFreq=1420800 IdleStates: WFI=1 c7=1
+cpu1:  Online=1 Governor=schedutil MinFreq=729600 MaxFreq=1728000 CurrentFreq=729600 IdleStates: WFI=1 c7=1
+cpu8:  Online=0 Governor=schedutil MinFreq=729600 MaxFreq=2201600 CurrentFreq=729600 IdleStates: WFI=1 c7=1
+cpu11: Online=0 Governor=schedutil MinFreq=729600 MaxFreq=2201600 CurrentFreq=729600 IdleStates: WFI=1 c7=1
 GPU MinFreq=306000000 MaxFreq=612000000 CurrentFreq=306000000
-EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=2133000000 FreqOverride=0
-FAN Dynamic Speed control=nvfancontrol hwmon0_pwm1=60
+Active GPU TPCs: 4
+EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=3199000000 FreqOverride=0
+DLA0_CORE:   Online=1 MinFreq=0 MaxFreq=1369600000 CurrentFreq=1369600000
+PVA0_AXI:  Online=1 MinFreq=0 MaxFreq=358400000 CurrentFreq=358400000
+FAN Dynamic Speed Control=nvfancontrol hwmon0_pwm1=48
 NV Power Mode: MODE_30W
 """
+HELD = """SOC family:tegra234  Machine:NVIDIA Jetson AGX Orin Developer Kit
+Online CPUs: 0-7
+cpu0:  Online=1 Governor=schedutil MinFreq=1728000 MaxFreq=1728000 CurrentFreq=1728000 IdleStates: WFI=0 c7=0
+cpu8:  Online=0 Governor=schedutil MinFreq=729600 MaxFreq=2201600 CurrentFreq=729600 IdleStates: WFI=0 c7=0
+GPU MinFreq=612000000 MaxFreq=612000000 CurrentFreq=612000000
+Active GPU TPCs: 4
+EMC MinFreq=204000000 MaxFreq=3199000000 CurrentFreq=3199000000 FreqOverride=1
+DLA0_CORE:   Online=1 MinFreq=0 MaxFreq=1369600000 CurrentFreq=1369600000
+FAN Dynamic Speed Control=nvfancontrol hwmon0_pwm1=48
+NV Power Mode: MODE_30W
+"""
+HELD_39 = """SOC family:tegra234  Machine:NVIDIA Jetson AGX Orin Developer Kit
+Online CPUs: 0-11, Offline CPUs:
+cpu0:  Governor=schedutil MinFreq=2201600 MaxFreq=2201600 CurrentFreq=2201600 IdleStates: WFI=0 c7=0
+GPU MinFreq=1300500000 MaxFreq=1300500000 CurrentFreq=1300500000
+EMC MinFreq=3199000000 MaxFreq=3199000000 CurrentFreq=3199000000
+NV Power Mode: MAXN
+"""
 TEGRASTATS = (
-    "01-22-2025 20:34:20 RAM 4321/62801MB (lfb 1759x4MB) SWAP 19/31400MB (cached 0MB) CPU [0%@729,2%@729,off,off] "
-    "EMC_FREQ 0%@2133 GR3D_FREQ 0%@[0,0] VIC_FREQ 729 APE 174 CV0@-256C CPU@44.562C Tboard@32C tj@44.343C "
-    "VDD_GPU_SOC 2340mW/2400mW VDD_CPU_CV 390mW/390mW VIN_SYS_5V0 4025mW/4025mW\n"
-    "01-22-2025 20:34:21 RAM 4321/62801MB CPU@99C VDD_CPU_CV 9mW/9mW\n"
+    "09-01-2025 10:55:25 RAM 1313/30697MB (lfb 37x4MB) SWAP 0/15348MB (cached 0MB) CPU [0%@729,0%@729,off,off] "
+    "GR3D_FREQ 0% CV0@-256C cpu@43.343C soc2@39.812C tj@43.343C "
+    "VDD_GPU_SOC 1995mW/1995mW VDD_CPU_CV 0mW/0mW VIN_SYS_5V0 2524mW/2524mW\n"
+    "09-01-2025 10:55:26 RAM 1313/30697MB cpu@99C VDD_CPU_CV 9mW/9mW\n"
+)
+TEGRASTATS_39 = (
+    "07-17-2026 15:15:24 RAM 8182/62817MB (lfb 6x4MB) CPU [18%@729,12%@729] GR3D_FREQ 5% cpu@51.343C/51.343C "
+    "gpu@46.843C/46.843C VDD_GPU_SOC 3588mW/3588mW/3588mW VDD_CPU_CV 797mW/797mW/797mW\n"
 )
 
 
@@ -46,13 +75,24 @@ def test_nothing_printed() -> None:
 def test_what_the_tools_print() -> None:
     assert parse_power_mode(POWER_MODE) == "MODE_30W"
     first, second, gpu, memory = parse_clocks(CLOCKS)
-    assert (first.name, first.least, first.most, first.current) == ("cpu0", 729_600_000, 1_728_000_000, 1_113_600_000)
-    assert (first.fixed, second.fixed) == (False, True)
+    assert (first.name, first.least, first.most, first.current) == ("cpu0", 729_600_000, 1_728_000_000, 1_420_800_000)
+    assert second.name == "cpu1"
     assert (gpu.name, gpu.most) == ("GPU", 612_000_000)
-    assert (memory.name, memory.current) == ("EMC", 2_133_000_000)
+    assert (memory.name, memory.current) == ("EMC", 3_199_000_000)
+    assert not any(clock.fixed for clock in (first, second, gpu, memory))
     celsius, watts = parse_tegrastats(TEGRASTATS)
-    assert celsius == {"CPU": 44.562, "Tboard": 32.0, "tj": 44.343}
-    assert watts == {"VDD_GPU_SOC": 2.34, "VDD_CPU_CV": 0.39, "VIN_SYS_5V0": 4.025}
+    assert celsius == {"cpu": 43.343, "soc2": 39.812, "tj": 43.343}
+    assert watts == {"VDD_GPU_SOC": 1.995, "VDD_CPU_CV": 0.0, "VIN_SYS_5V0": 2.524}
+    celsius, watts = parse_tegrastats(TEGRASTATS_39)
+    assert celsius == {"cpu": 51.343, "gpu": 46.843}
+    assert watts == {"VDD_GPU_SOC": 3.588, "VDD_CPU_CV": 0.797}
+
+
+@pytest.mark.parametrize("shown", [HELD, HELD_39])
+def test_clocks_that_jetson_clocks_holds(shown: str) -> None:
+    """The memory's lowest stays low, and processors that are switched off keep theirs."""
+    assert [clock.name for clock in parse_clocks(shown)] == ["cpu0", "GPU", "EMC"]
+    assert all(clock.fixed for clock in parse_clocks(shown))
 
 
 def test_no_jetson(tmp_path: Path) -> None:
