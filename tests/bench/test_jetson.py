@@ -21,7 +21,7 @@ from edge_retina.bench.text import machine_lines
 
 RELEASE = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37\n"
 # As users published them, with fewer of the lines that are alike: an AGX Orin at 30 W, four processors switched off,
-# before and after `sudo jetson_clocks`; one of L4T 39.2 (JetPack 7.2) after it; tegrastats of both (CV0 is an older one's).
+# before and after `sudo jetson_clocks`; one of L4T 39.2 (JetPack 7.2) after it; tegrastats of both (CV0 is older).
 POWER_MODE = "NV Power Mode: MODE_30W\n2\n"
 CLOCKS = """SOC family:tegra234  Machine:NVIDIA Jetson AGX Orin Developer Kit
 Online CPUs: 0-7
