@@ -20,6 +20,7 @@ import click
 from edge_retina import errors
 from edge_retina.commands.examples import EXAMPLES
 from edge_retina.logs import Talk, talking
+from edge_retina.redaction import redact, redact_text
 
 __all__ = ["cli", "main"]
 
@@ -209,10 +210,10 @@ def _run(talk: Talk) -> int:
         context = exc.ctx if isinstance(exc, click.UsageError) else None
         usage = f"{context.get_usage()}\n\n" if context else ""
         more = f"\n{context.command_path} --help says more." if context else ""
-        talk.error(f"{usage}Error: {exc.format_message()}{more}", exc.exit_code)
+        talk.error(f"{usage}Error: {_without_secrets(exc.format_message())}{more}", exc.exit_code)
         return exc.exit_code
     except errors.EdgeRetinaError as exc:
-        talk.error(f"edge-retina: {exc}", exc.exit_code)
+        talk.error(f"edge-retina: {_without_secrets(str(exc))}", exc.exit_code)
         return exc.exit_code
     except ImportError as exc:
         if _TRACEBACK in os.environ:
@@ -226,10 +227,19 @@ def _run(talk: Talk) -> int:
     except Exception as exc:
         if _TRACEBACK in os.environ:
             raise
-        what = f"{type(exc).__name__}: {exc}"
+        what = f"{type(exc).__name__}: {_without_secrets(str(exc))}"
         code = errors.EdgeRetinaError.exit_code
         talk.error(f"edge-retina: unexpected {what}; set {_TRACEBACK}=1 to see where, and report it", code)
         return code
+
+
+def _without_secrets(message: str) -> str:
+    """A message without passwords, also where it quotes what was typed in a wrong place."""
+    for typed in sys.argv[1:]:
+        for seen in {typed, repr(typed)[1:-1], os.path.normpath(typed)}:  # as it is, quoted, as a Path
+            if (shown := redact(seen)) != seen:
+                message = message.replace(seen, shown)
+    return redact_text(message)
 
 
 def _terminate(*_: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ from edge_retina.events import Event
 from edge_retina.types import Frame
 
 __all__ = ["Bell", "CameraCounts", "Limits", "Newest"]
+
+
+# One frame in a quarter of an hour.
+_SLOWEST_FPS = 0.001
 
 
 class Bell:
@@ -41,13 +46,19 @@ class CameraCounts:
 class Limits:
     """Which frames are taken. fps: at most so many a second. max_age_ms: none that is older. None: no limit.
 
-    frame_size: (H, W) that frames must have. stale_s: age from which a frame is marked as stale.
+    frame_size: (H, W) that frames must have. stale_s: age from which a frame is marked as stale. Raises UsageError.
     """
 
     fps: float | None = None
     max_age_ms: float | None = None
     frame_size: tuple[int, int] | None = None
     stale_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.fps is not None and not (math.isfinite(self.fps) and self.fps >= _SLOWEST_FPS):
+            raise UsageError(f"--fps wants frames a second, {_SLOWEST_FPS:g} or more, found {self.fps}")
+        if self.max_age_ms is not None and not (math.isfinite(self.max_age_ms) and self.max_age_ms > 0):
+            raise UsageError(f"--max-age wants milliseconds above 0, found {self.max_age_ms}")
 
     def unfit(self, shape: tuple[int, int]) -> str:
         """What is wrong with frames of that (H, W); empty where nothing is."""

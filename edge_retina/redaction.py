@@ -11,10 +11,11 @@ __all__ = ["redact", "redact_text"]
 def redact(uri: str | int | os.PathLike[str]) -> str:
     """`uri` as text fit for logs: passwords, and query values that look like secrets, become ***."""
     text = os.fspath(uri) if isinstance(uri, os.PathLike) else str(uri)
-    if "://" not in text:
+    if ":/" not in text:
         return text
-    # Up to the last @: camera passwords hold unescaped @ and / more often than paths hold @.
-    text = re.sub(r"(?<=://)([^:@/?#]*):.*@", r"\1:***@", text)
+    # Up to the last @: camera passwords hold unescaped @ and / more often than paths hold @, and users are addresses
+    # of mail. One slash only: as it is mistyped, and as a Path has it.
+    text = re.sub(r"(?s)(?<=:/)(?<!file:/)(/?[^:]*):.*@", r"\1:***@", text)
     # Some cameras want them in the path: /user=admin_password=..._channel=1, /login&password=...
     return re.sub(
         r"(?i)([?&/;_,][^=&/;,]*?(?:pass|pwd|token|secret|key|auth)[^=&/;,]*=).*?(?=[&#/;,\s]|_[a-z]+=|$)",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
@@ -27,6 +28,7 @@ from edge_retina.errors import OutputError, UsageError
 from edge_retina.events import Event
 from edge_retina.jsonl import JsonLines, Stdout
 from edge_retina.recorder import Recorder
+from edge_retina.redaction import redact
 from edge_retina.rotate import RotatingLines, Rotation
 from edge_retina.sink import Sink, StopStream, protect_source
 from edge_retina.snapshots import SnapshotOptions, Snapshots
@@ -61,13 +63,14 @@ def open_sink(
         return sink
     if separator and scheme.startswith("post+"):
         from edge_retina.posting import PostLines
-        from edge_retina.sources import redact
 
         return PostLines(text, redact(text), on_event=on_event)
     if separator and scheme == "http":
         from edge_retina.web import open_web
 
         return open_web(text)
+    if not isinstance(uri, os.PathLike) and re.match(r"(https?|post\+\w+):/", text) and not separator:
+        raise UsageError(f"{redact(text)}: two slashes are wanted after the colon, as in http://127.0.0.1:8080")
     path = unquote(location) if separator and scheme == "file" else text
     suffix = os.path.splitext(path)[1].lower()
     is_folder = path.endswith(("/", os.sep)) or os.path.isdir(path) or (path != "" and not suffix)

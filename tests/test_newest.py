@@ -84,3 +84,13 @@ def test_another_size_is_told_and_one_that_does_not_fit_is_left_out() -> None:
     assert (slot.captured, slot.processed, slot.dropped) == (3, 1, 2)
     with pytest.raises(UsageError, match="takes frames of 2x2 only"):
         newest(frame_size=(2, 2)).put(frame(shape=(4, 6)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0, -1.0])
+def test_limits_that_mean_nothing(value: float) -> None:
+    with pytest.raises(UsageError, match="--fps"):
+        Limits(fps=value)
+    with pytest.raises(UsageError, match="--max-age"):
+        Limits(max_age_ms=value)
+    with pytest.raises(UsageError, match="--fps"):
+        Limits(fps=1e-310)

@@ -156,6 +156,12 @@ def test_is_live(uri: str | int | Path, live: bool) -> None:
         ),
         ("rtmp://host/live;token=a b", "rtmp://host/live;token=*** b"),
         ("front=rtsp://user:pw@host/x", "front=rtsp://user:***@host/x"),
+        ("rtsp://me@mail.com:pw@host/x", "rtsp://me@mail.com:***@host/x"),
+        ("rtsp://do/main:pw@host/x", "rtsp://do/main:***@host/x"),
+        ("rtsp://user:p\nw@host/x", "rtsp://user:***@host/x"),
+        ("http://host/?pass=p\nw&a=b", "http://host/?pass=***\nw&a=b"),
+        ("rtsp:/user:pw@host/x", "rtsp:/user:***@host/x"),
+        ("file:///a:b@c.mp4", "file:///a:b@c.mp4"),
     ],
 )
 def test_redact(uri: str, shown: str) -> None:
@@ -378,6 +384,9 @@ class FakeCamera:
 
     def get(self, _: int) -> float:
         return self.total
+
+    def getBackendName(self) -> str:
+        return "FAKE"
 
     def release(self) -> None:
         self.released += 1

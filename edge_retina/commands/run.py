@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import threading
@@ -99,12 +100,14 @@ def run_command(
 
     from edge_retina.feeds import named
     from edge_retina.newest import Limits
-    from edge_retina.sources import is_live
+    from edge_retina.sources import is_live, redact
     from edge_retina.stream import frames_at_once, run
     from edge_retina.watchdog import Notifier, Pulse
 
     if not cameras + sources:
         raise errors.UsageError("run wants one of --camera N and --source URI, such as --camera 0 or --source ride.mp4")
+    if math.isnan(min_score):
+        raise errors.UsageError("--min-score wants a number 0..1, found nan")
     feeds = [named(text) for text in cameras + sources]
     folder = Path.cwd()
     path = bundle or project.find_bundle(folder, project.read_project(folder))
@@ -113,7 +116,8 @@ def run_command(
     if not targets:
         lines = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         targets = [] if lines else ["display://"]
-    watch = watched.open(min_score)
+    names = [feed.name or redact(feed.uri) for feed in feeds if feed.name or len(feeds) > 1 or is_live(feed.uri)]
+    watch = watched.open(min_score, names)
     parallel = frames_at_once(feeds[0].uri) if len(feeds) == 1 else 1
     notifier = Notifier.from_environment()
     pulse, told = Pulse(notifier), _Told(alone=len(feeds) == 1, live=any(is_live(feed.uri) for feed in feeds))
@@ -170,7 +174,10 @@ def run_command(
 
 @contextlib.contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal interrupts at once. Signals are as before afterwards."""
+    """An event that SIGINT, SIGTERM and SIGHUP set; a second one interrupts at once. Signals are as before afterwards.
+
+    SIGHUP comes when the terminal or the SSH connection goes; nohup has it ignored, and so it stays.
+    """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -181,7 +188,10 @@ def _stopping() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield stop
     finally:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 
 from edge_retina.commands.options import as_one
 from edge_retina.errors import UsageError
+from edge_retina.redaction import redact
 
 if TYPE_CHECKING:
     from edge_retina.watch import Watch
@@ -58,8 +60,10 @@ class Watched:
     track_score: float | None = None
     margin: float | None = None
 
-    def open(self, min_score: float) -> Watch | None:
+    def open(self, min_score: float, cameras: Sequence[str]) -> Watch | None:
         """The step of a stream that they mean; None where nothing is tracked. min_score: of what is shown.
+
+        cameras: their names, as frames bear them.
 
         Raises UsageError, MissingPackage.
         """
@@ -72,9 +76,18 @@ class Watched:
         from edge_retina.tracking import Tracker
         from edge_retina.watch import Outline, Watch
 
-        lines, zones = map(Outline.parse, self.lines), map(Outline.parse, self.zones)
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise UsageError(f"--margin wants pixels, found {self.margin}")
+        lines, zones = tuple(map(Outline.parse, self.lines)), tuple(map(Outline.parse, self.zones))
+        for outline in (*lines, *zones):
+            # Two sources of one name: "front" and "front (2)".
+            if outline.camera not in (None, *cameras, *(f"{name} (2)" for name in cameras)):
+                there = f"there are: {', '.join(cameras)}" if cameras else "name the source, as --source front=ride.mp4"
+                raise UsageError(
+                    f"{outline.name} is for a camera {redact(outline.camera or '')!r}, found none; {there}"
+                )
         start_score = max(_START_SCORE, min_score) if self.track_score is None else self.track_score
-        return Watch(Tracker(start_score=start_score), tuple(lines), tuple(zones), margin=self.margin)
+        return Watch(Tracker(start_score=start_score), lines, zones, margin=self.margin)
 
 
 def summary_lines(watch: Watch) -> list[str]:

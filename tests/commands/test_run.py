@@ -159,7 +159,7 @@ def ends_in_order(
     raise AssertionError(f"took {took} s to end")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_live_run(bundle: Path, tmp_path: Path, mjpeg: MjpegCamera, number: signal.Signals) -> None:
     ends_in_order(bundle, tmp_path, number, [mjpeg.url])
 
@@ -266,11 +266,21 @@ MISTAKES = [
     (["--source", GOOD, *["--out", f"post+http://admin:{CANARY}@{HOST}/x"] * 2], 2, "same place"),
     (["--source", GOOD, "--out", f"rtsp://admin:{CANARY}@{HOST}/v.mp4"], 2, "no sink"),
     (["--source", GOOD, "--out", f"o.jsonl?secret={CANARY}"], 2, "wanted"),
+    (["--source", f"rtsp://me@mail.com:{CANARY}@{HOST}:9/1"], 3, "me@mail.com:***@"),
+    (["--source", f"rtsp://admin:1\n{CANARY}@{HOST}:9/1"], 2, "printable"),
+    (["--source", GOOD, f"rtsp://admin:{CANARY}@{HOST}/1"], 2, "unexpected extra argument (rtsp://" + SEEN),
+    (["--max-frames", f"rtsp://admin:it's {CANARY}@{HOST}/1"], 2, SEEN),
+    (["--config", f"rtsp://admin:{CANARY}@{HOST}/1"], 2, SEEN),
+    (["--source", GOOD, "--out", f"post+http:/admin:{CANARY}@{HOST}/x"], 2, "post+http:/" + SEEN),
+    (["--source", GOOD, "--fps", "nan"], 2, "fps"),
+    (["--source", GOOD, "--fps", "1e-310"], 2, "fps"),
+    (["--source", GOOD, "--max-age", "nan"], 2, "max-age"),
+    (["--source", GOOD, "--min-score", "nan"], 2, "min-score"),
 ]
 
 
 @pytest.mark.parametrize(("typed", "code", "says"), MISTAKES, ids=range(len(MISTAKES)))
-def test_no_password_in_an_error(
+def test_a_mistake_is_one_message_without_a_password(
     bundle: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

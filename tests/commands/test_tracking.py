@@ -149,3 +149,12 @@ def test_a_score_from_which_there_are_tracks(ride, words):
 def test_options_that_mean_nothing(ride, words, message):
     with pytest.raises(UsageError, match=message):
         run(*words)
+
+
+def test_an_outline_for_a_camera_that_is_not_there(ride):
+    with pytest.raises(UsageError, match="name the source"):
+        run("--line", "front/gate=0,50%,100%,50%", "--out", "out.jsonl")
+    with pytest.raises(UsageError, match=r"gate is for a camera 'yard', found none; there are: .*front"):
+        run("--source", "front=test://?frames=1", "--line", "yard/gate=0,50%,100%,50%", "--out", "out.jsonl")
+    with pytest.raises(UsageError, match="--margin"):
+        run("--line", "gate=0,50%,100%,50%", "--margin", "nan", "--out", "out.jsonl")
