@@ -44,7 +44,11 @@ def event_line(event: Event) -> str:
 
 
 class Stdout(Sink):
-    """Lines on stdout, each flushed. Raises StopStream when the reader has gone."""
+    """Lines on stdout, each flushed. Raises OutputError where it is closed, StopStream when the reader has gone."""
+
+    def __init__(self) -> None:
+        if sys.stdout is None:
+            raise OutputError("stdout is closed; leave out >&- or write to a file: --out out.jsonl")
 
     def write(self, frame: Frame, detections: Detections) -> None:
         """Write the frame's line. Raises OutputError, StopStream."""

@@ -19,6 +19,8 @@ __all__ = ["SinkHost"]
 
 # Results that wait for a sink: of a live run those that may be lost, of files how far it may lag behind.
 _WAITING = {True: 8, False: 4}
+# Events that wait for a sink which hangs; further ones are lost to it. A scene with many tracks has hundreds a second.
+_EVENTS_WAITING = 2000
 _TELL_EVERY_S = 10.0
 # After a signal everything is to be closed within two seconds.
 _HURRY_S = 0.7
@@ -120,6 +122,8 @@ class _Seat:
                 self._changed.wait()
             if not self._works:
                 return
+            if isinstance(item, Event) and len(self._waiting) >= _EVENTS_WAITING:
+                return
             if isinstance(item, tuple) and self._frames() >= self._room:
                 self._waiting.remove(next(other for other in self._waiting if isinstance(other, tuple)))
                 self.lost += 1
@@ -129,7 +133,8 @@ class _Seat:
             self._waiting.append(item)
             self._changed.notify_all()
         if tell:
-            self._tell(Event("sink", reason="too slow", data={"sink": self.label, "lost": self.lost}))
+            with contextlib.suppress(Exception):
+                self._tell(Event("sink", reason="too slow", data={"sink": self.label, "lost": self.lost}))
 
     @property
     def _works(self) -> bool:
@@ -184,7 +189,8 @@ class _Seat:
     def _failed(self, exc: Exception) -> None:
         error = exc if isinstance(exc, EdgeRetinaError) else OutputError(f"{self.label}: {type(exc).__name__}: {exc}")
         self._leave(error=error)
-        self._tell(Event("sink", reason=redact(str(error)), data={"sink": self.label}))
+        with contextlib.suppress(Exception):  # stderr may be gone; the sink is to be closed all the same
+            self._tell(Event("sink", reason=redact(str(error)), data={"sink": self.label}))
 
     def _leave(self, *, error: EdgeRetinaError | None = None, stopped: bool = False) -> None:
         with self._changed:
@@ -203,9 +209,11 @@ class _Inline(_Seat):
         with self._changed:
             if not self._works:
                 return
-            self._waiting.append(item)
             if isinstance(item, Event):
+                if len(self._waiting) < _EVENTS_WAITING:
+                    self._waiting.append(item)
                 return
+            self._waiting.append(item)
             items = list(self._waiting)
             self._waiting.clear()
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ from test_sinks import file_size_limit
 
 from edge_retina.errors import OutputError
 from edge_retina.events import Event
-from edge_retina.jsonl import JsonLines, event_line, json_line
+from edge_retina.jsonl import JsonLines, Stdout, event_line, json_line
 from edge_retina.types import Detections, Frame
 
 EMPTY = Detections.empty((2, 4), ("cat",))
@@ -102,3 +103,9 @@ def test_a_pipe_is_written_in_place(tmp_path: Path) -> None:
     reader.join(10)
     assert json.loads(read[0])["frame"] == 1
     assert [one.name for one in tmp_path.iterdir()] == ["pipe.jsonl"]
+
+
+def test_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(OutputError, match="stdout is closed"):
+        Stdout()

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from edge_retina import sinkhost
 from edge_retina.errors import OutputError
 from edge_retina.events import Event
 from edge_retina.sink import Sink, StopStream
@@ -113,6 +114,31 @@ def test_a_crashed_sink_does_not_stop_a_live_run(events: list[Event]) -> None:
     assert "canary" not in event.reason
     assert "RuntimeError" in event.reason
     assert len(host.failures) == 1
+
+
+def test_a_failed_sink_is_closed_though_nobody_can_be_told() -> None:
+    def gone(_: Event) -> None:
+        raise BrokenPipeError
+
+    broken, good = Notes(fails_at=0), Notes()
+    host = SinkHost([("broken", broken), ("good", good)], live=True, on_event=gone)
+    host.write(frame(0), NONE)
+    host.close()
+    assert (broken.closed, good.closed) == (1, 1)
+
+
+def test_events_for_a_sink_that_hangs_are_bounded(events: list[Event], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sinkhost, "_EVENTS_WAITING", 5)
+    slow, window = Notes(slow_s=0.2), InMain()
+    host = SinkHost([("slow", slow), ("window", window)], live=True, on_event=events.append)
+    host.write(frame(0), NONE)
+    time.sleep(0.05)
+    for _ in range(50):
+        host.event(Event("track"))
+    host.write(frame(1), NONE)
+    host.close()
+    assert slow.seen.count("track") == window.seen.count("track") == 5
+    assert slow.seen[-1] == window.seen[-1] == 1
 
 
 @pytest.mark.parametrize("live", [True, False])
