@@ -35,6 +35,8 @@ __all__ = ["PostCounts", "PostLines"]
 _MOST_WAITING = 1000
 _MOST_AT_ONCE = 64
 _TIMEOUT_S = 5.0
+# A server that answers by a byte now and then never runs into the limit above.
+_ANSWER_S = 15.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 30.0
 # How long write() waits for room when a file is read, which loses nothing while the server keeps taking.
 _PATIENCE_S = 10.0
@@ -80,6 +82,7 @@ class PostLines(Sink):
         self._ending = self._cut = self._failing = False
         self._posted = self._refused = self._dropped = self._failures = self._untold = self._sending = 0
         self._reason = ""
+        self._began_s = 0.0
         self._thread = threading.Thread(target=self._work, name="edge-retina-post", daemon=True)
         self._thread.start()
 
@@ -131,6 +134,9 @@ class PostLines(Sink):
             if self._ending:
                 self._drop_one("the run has ended")
                 return
+            if self._sending and time.monotonic() - self._began_s > _ANSWER_S:
+                self._began_s = time.monotonic()
+                _hang_up(self._connection)
             if len(self._lines) >= _MOST_WAITING:
                 self._drop(1, self._reason or "the server is slower than the camera")
             self._lines.append(line)
@@ -207,6 +213,7 @@ class PostLines(Sink):
 
     def _post(self, batch: list[str]) -> Answer:
         """One request. What the server or the network has against it goes into self._reason."""
+        self._began_s = time.monotonic()
         try:
             self._connection.request("POST", self._path, "".join(batch).encode(), self._headers)
             if self._cut:
@@ -233,6 +240,7 @@ def _connection(uri: str, shown: str) -> tuple[http.client.HTTPConnection, str, 
     url = urlsplit(uri.removeprefix("post+"))
     try:
         host, port = url.hostname, url.port
+        (host or "").encode("idna")  # as the socket will; what it does not take is no host
     except ValueError:
         host, port = None, None
     if not host or url.scheme not in ("http", "https"):

@@ -288,6 +288,19 @@ def test_a_stall_ends_by_the_time_limit(server, monkeypatch):
     assert server.frames == [0]
 
 
+def test_an_answer_that_comes_in_drops_ends_by_a_time_limit_of_its_own(server, monkeypatch):
+    monkeypatch.setattr(posting, "_ANSWER_S", 0.2)
+    server.behaviour = "drip"
+    events: list[Event] = []
+    with open_post(server.port, events) as sink:
+        write(sink, 0)
+        wait_for(lambda: write(sink, 1) or sink.counts.failures >= 1)
+        server.behaviour = 200
+        wait_for(lambda: write(sink, 1) or sink.counts.posted >= 2)
+    assert "no answer" in events[0].reason
+    assert server.frames[0] == 0
+
+
 def test_an_endless_answer_is_not_read_to_its_end(server):
     server.behaviour = "endless"
     with open_post(server.port) as sink:
@@ -393,6 +406,7 @@ def test_no_secret_in_any_failure(server, behaviour, caplog, capfd, monkeypatch)
 @pytest.mark.parametrize(
     "uri",
     [
+        "post+http://a..b/x",
         "post+http://",
         "post+http:///path",
         "post+http://host:99999/",

@@ -28,6 +28,8 @@ _CLOSE_S = 1.8
 _IDLE_S = 5.0
 _MAX_HEAD = 16 * 1024
 _MAX_CONNECTIONS = 256
+# Beyond, not even a 503 is sent: open connections are file descriptors, which cameras and files need too.
+_MOST_OPEN = 320
 # Garbage from the network is no news for the log; without any handler Python would print it.
 logging.getLogger("uvicorn.error").addHandler(logging.NullHandler())
 
@@ -40,6 +42,8 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch = self.loop.call_later(_IDLE_S, self._look)
+        if len(self.connections) > _MOST_OPEN:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._watch.cancel()

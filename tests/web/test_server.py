@@ -364,6 +364,17 @@ def test_a_request_that_does_not_come(serve: Serve, monkeypatch: pytest.MonkeyPa
         assert time.monotonic() - start < 5
 
 
+def test_half_open_connections_are_bounded(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MOST_OPEN", 4)
+    sink = serve()
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(place(sink.url), 10)) for _ in range(4)]
+        with socket.create_connection(place(sink.url), 10) as beyond, suppress(ConnectionResetError):
+            assert beyond.recv(1) == b""
+        held[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert held[0].recv(65536).startswith(b"HTTP/1.1 503")
+
+
 def test_a_form_that_does_not_come(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edge_retina.web.app._FORM_S", 0.1)
     sink = serve(f"http://127.0.0.1:0?token={TOKEN}")
