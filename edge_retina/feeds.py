@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from edge_retina.capture import Patience
-from edge_retina.errors import EdgeRetinaError
+from edge_retina.errors import EdgeRetinaError, UsageError
 from edge_retina.events import Event
 from edge_retina.live import Camera
 from edge_retina.newest import Bell, CameraCounts, Limits
@@ -183,6 +183,8 @@ def open_feeds(
 
     Raises UsageError.
     """
+    if sum(str(source.uri).lower().startswith("stdin:") for source in sources) > 1:
+        raise UsageError("stdin:// is given twice, but there is one standard input; leave one out")
     feeds: list[Feed] = []
     names: set[str] = set()
     limits = limits or Limits()

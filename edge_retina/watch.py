@@ -122,7 +122,7 @@ class Watch:
         tracked, change = self._tracker.follow(frame, detections)
         self._last_frame[frame.camera] = frame.index
         self._tell_tracks(frame.camera, change, tell)
-        view = self._view(frame.camera, (frame.image.shape[0], frame.image.shape[1]))
+        view = self._view(frame.camera, (frame.image.shape[0], frame.image.shape[1]), tell)
         for track in change.here:
             self._move(view, track, track in change.new, tell)
         return tracked
@@ -180,19 +180,28 @@ class Watch:
         who = {"frame": self._last_frame[track.camera], "id": track.id, "name": track.name}
         tell(Event(kind, track.camera, data={**who, **data}))
 
-    def _view(self, camera: str, shape: tuple[int, int]) -> _View:
+    def _view(self, camera: str, shape: tuple[int, int], tell: Tell) -> _View:
+        """The camera's lines and zones in frames of that shape. Raises UsageError for a zone that encloses nothing.
+
+        Not where frames had another size before: the run goes on without that zone, and tells so.
+        """
         view = self._views.get(camera)
-        if view is None or view.shape != shape:
-            margin = _MARGIN * (shape[0] ** 2 + shape[1] ** 2) ** 0.5 if self._margin is None else self._margin
-            lines = [
-                LineWatch(Line(outline.name, *outline.points(shape)), margin)
-                for outline in self._lines
-                if outline.camera in (None, camera)
-            ]
-            zones = [
-                ZoneWatch(Zone(outline.name, outline.points(shape)), margin)
-                for outline in self._zones
-                if outline.camera in (None, camera)
-            ]
-            view = self._views[camera] = _View(shape, lines, zones)
-        return view
+        if view is not None and view.shape == shape:
+            return view
+        margin = _MARGIN * (shape[0] ** 2 + shape[1] ** 2) ** 0.5 if self._margin is None else self._margin
+        new = _View(shape, [], [])
+        outlines = [(outline, True) for outline in self._lines] + [(outline, False) for outline in self._zones]
+        for outline, is_line in outlines:
+            if outline.camera not in (None, camera):
+                continue
+            try:
+                if is_line:
+                    new.lines.append(LineWatch(Line(outline.name, *outline.points(shape)), margin))
+                else:
+                    new.zones.append(ZoneWatch(Zone(outline.name, outline.points(shape)), margin))
+            except UsageError as exc:
+                if view is None:
+                    raise
+                tell(Event("size", camera, reason=f"not watched in frames of this size: {exc}"))
+        self._views[camera] = new
+        return new

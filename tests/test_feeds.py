@@ -56,6 +56,11 @@ def test_names_are_made_unlike() -> None:
         open_feeds([Named("x://")], Bell())
 
 
+def test_standard_input_is_one_source() -> None:
+    with pytest.raises(UsageError, match="given twice"):
+        open_feeds([Named("stdin://?size=2x2"), Named("STDIN://?size=4x4", "b")], Bell())
+
+
 def test_files_give_every_frame_and_take_turns() -> None:
     bell = Bell()
     feeds = open_feeds([Named("test://?size=16x16&frames=9", name) for name in "abc"], bell)

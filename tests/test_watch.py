@@ -147,6 +147,16 @@ def test_another_size_of_picture_in_mid_stream():
     assert [row["inside"] for row in after if row["event"] == "zone"] == [0, 1]
 
 
+def test_a_zone_that_encloses_nothing_in_frames_of_another_size_is_told_and_left_out():
+    watch = Watch(Tracker(fps=FPS), [], [Outline.parse("z=100,0,100%,0,100%,100%")])
+    assert [row["event"] for row in play(watch, [(170, 10)] * 3)] == ["track", "zone"]
+    rows = play(watch, [(10, 10)] * 3, shape=(100, 100), first=3)
+    assert [row["event"] for row in rows if row["event"] not in ("track", "zone")] == ["size"]
+    assert "zone z" in next(row["reason"] for row in rows if row["event"] == "size")
+    with pytest.raises(UsageError, match="zone z"):
+        play(Watch(Tracker(fps=FPS), [], [Outline.parse("z=100,0,100%,0,100%,100%")]), [(0, 0)], shape=(100, 100))
+
+
 def test_two_of_one_name():
     gates = [Outline.parse("gate=0,50,200,50"), Outline.parse("gate=0,60,200,60")]
     with pytest.raises(UsageError, match="gate is given twice"):
