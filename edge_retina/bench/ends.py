@@ -17,7 +17,7 @@ from edge_retina.sources import is_live, open_source, redact
 from edge_retina.stream import run
 from edge_retina.types import Detections, Frame
 
-__all__ = ["Ends", "Loop", "Read", "read_frames", "run_loop", "time_ends", "time_sinks"]
+__all__ = ["Ends", "Loop", "Read", "read_frames", "run_loop", "time_ends", "time_sinks", "try_outs"]
 
 # Of a frame and its detections, for the sinks.
 _KEPT = 16
@@ -111,6 +111,13 @@ def _outs(outs: Sequence[str]) -> Iterator[Sequence[str]]:
         return
     with tempfile.TemporaryDirectory(prefix="edge-retina-bench-") as folder:
         yield [str(Path(folder) / "out.jsonl")]
+
+
+def try_outs(outs: Sequence[str]) -> None:
+    """Open and close all sinks, so that what cannot be written to is known before the work. Raises as open_sink."""
+    with ExitStack() as stack:
+        for place in outs:
+            stack.enter_context(open_sink(place, fps=30.0))
 
 
 def run_loop(detector: Detector, source: str, outs: Sequence[str], *, frames: int) -> Loop:

@@ -15,7 +15,7 @@ import click
 from edge_retina.commands.build import stages
 from edge_retina.commands.runtime import Chosen, runtime_options_without_batch
 from edge_retina.drafts import Draft
-from edge_retina.errors import InputError
+from edge_retina.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from edge_retina.bench.benchmark import Benchmark
@@ -44,10 +44,15 @@ def _listed(_: click.Context, __: click.Parameter, value: str | None) -> tuple[s
     return () if value is None else tuple(part.strip().lower() for part in value.split(","))
 
 
-def _json_file(_: click.Context, option: click.Parameter, value: str | None) -> str | None:
-    """A file to write, "-" for stdout. What comes behind a bare --json may be a bundle, which must not be replaced."""
-    if value is not None and value != "-" and not value.endswith(".json"):
-        raise click.BadParameter(f"wants FILE.json, or nothing for stdout, found {value!r}", param=option)
+def _file(_: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    """A file to write; a bare --json is "-", stdout. Behind that may stand a bundle, which must not be replaced."""
+    suffix = ".json" if option.name == "json_to" else ".html"
+    if value is None or (value, suffix) == ("-", ".json"):
+        return value
+    if not value.endswith(suffix) or Path(value).is_dir():
+        what = "FILE.json, or nothing for stdout" if suffix == ".json" else "FILE.html"
+        found = f"the folder {value}" if Path(value).is_dir() else repr(value)
+        raise click.BadParameter(f"wants {what}, found {found}", param=option)
     return value
 
 
@@ -61,12 +66,12 @@ def _json_file(_: click.Context, option: click.Parameter, value: str | None) -> 
 @click.option("--frames", type=click.IntRange(min=1), default=200, show_default=True, help="Calls to time.")
 @click.option("--rounds", type=click.IntRange(min=1), default=10, show_default=True, help="Rounds they take turns in.")
 @click.option("--warm-up", type=click.IntRange(min=0), default=10, show_default=True, help="Calls before that.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [all cores].")
 @click.option("--profile/--no-profile", default=True, help="Also look where the time goes, in a pass of its own.")
 @click.option("--layers", is_flag=True, help="Print the slowest layers.")
 @runtime_options_without_batch
-@click.option("--json", "json_to", metavar="[FILE]", is_flag=False, flag_value="-", callback=_json_file, help="JSON.")
-@click.option("--report", type=click.Path(path_type=Path), help="Also write a page with plots, such as bench.html.")
+@click.option("--json", "json_to", metavar="[FILE]", is_flag=False, flag_value="-", callback=_file, help="JSON.")
+@click.option("--report", metavar="FILE", callback=_file, help="Also write a page with plots, such as bench.html.")
 def bench_command(
     models: tuple[Path, ...],
     source: str | None,
@@ -81,7 +86,7 @@ def bench_command(
     profile: bool,
     layers: bool,
     json_to: str | None,
-    report: Path | None,
+    report: str | None,
     chosen: Chosen,
 ) -> None:
     """Time frames, one call at a time, from memory to detections; several configurations take turns.
@@ -91,16 +96,19 @@ def bench_command(
     """
     from edge_retina.bench.benchmark import LAYERS, benchmark
     from edge_retina.bench.cases import cases, open_model
-    from edge_retina.bench.ends import read_frames, time_ends
+    from edge_retina.bench.ends import read_frames, time_ends, try_outs
     from edge_retina.bench.models import find_models
     from edge_retina.sources import is_live, redact
 
+    if json_to == "-" and "-" in outs:
+        raise UsageError("--json and --out - both go to stdout; give one of them a file: --json bench.json")
     chosen = dataclasses.replace(chosen, batch=max(batch_sizes))
     with ExitStack() as stack:
         # Places that cannot be written are known before the work.
         drafts = {path: Draft(Path(path)) for path in (json_to, report) if path not in (None, "-")}
         for draft in drafts.values():
             stack.callback(draft.discard)
+        try_outs(outs)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edge-retina-bench-")))
         with stages("models") as (on_stage, on_step, on_note):
             found = find_models(
@@ -108,7 +116,7 @@ def bench_command(
             )
         with stages("frames") as (on_stage, on_step, _):
             on_stage("read")
-            source = source or _pattern(found[0])
+            source = _pattern(found[0]) if source is None else source
             # Of a camera only those to hold: how long they take is seen in a run.
             most = _PICTURES if is_live(source) else _MOST_READ
             read = read_frames(source, most=min(frames, most), held=_PICTURES)

@@ -73,12 +73,20 @@ def test_all_of_it_as_json(bundle: Path) -> None:
     assert {"stem + stem.relu", "frame/Resize_13"} & {layer["name"] for layer in profile["layers"]}
 
 
-def test_json_into_a_file_and_never_into_a_bundle(bundle: Path, tmp_path: Path) -> None:
+def test_into_files_and_never_into_a_bundle(bundle: Path, tmp_path: Path) -> None:
     whole = bundle.read_bytes()
     result = bench(*QUICK, "--json", bundle)
     assert result.exit_code == 2
     assert "wants FILE.json" in result.stderr
     assert bundle.read_bytes() == whole
+    for value in (bundle, "", tmp_path):
+        result = bench(bundle, *QUICK, "--report", value)
+        assert result.exit_code == 2
+        assert "wants FILE.html, found" in result.stderr
+    (tmp_path / "folder.json").mkdir()
+    assert "found the folder" in bench(bundle, *QUICK, "--json", tmp_path / "folder.json").stderr
+    assert bundle.read_bytes() == whole
+    assert "1<=x<=1024" in bench(bundle, "--threads", "100000").stderr
     shown = bench(bundle, *QUICK, "--target", "ort", "--no-profile", "--json", tmp_path / "out.json")
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["configurations"][0]["profile"] is None
@@ -108,11 +116,21 @@ def test_a_bundle_for_one_frame_size_is_given_such_frames(model: Path) -> None:
         (("--calib", "here"), errors.UsageError, "give an ONNX and --precision int8"),
         (("--source", "nowhere/"), errors.InputError, "no such file or folder"),
         (("--source", "test://?frames=0x"), errors.UsageError, "frames"),
+        (("--source", ""), errors.UsageError, "source"),
+        (("--json", "--out", "-"), errors.UsageError, "both go to stdout"),
     ],
 )
 def test_what_is_refused(model: Path, typed: tuple[str, ...], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         bench(model, *typed)
+
+
+def test_a_sink_that_cannot_be_is_refused_before_the_work(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_retina.bench.models.find_models", lambda *_, **__: pytest.fail("already at work"))
+    with pytest.raises(errors.UsageError, match="no sink understands"):
+        bench(model, *QUICK, "--out", "weird.txt")
+    with pytest.raises(errors.OutputError, match="cannot"):
+        bench(model, *QUICK, "--out", "/proc/out.jsonl")
 
 
 def test_a_bundle_that_is_not_there_or_of_another_precision(bundle: Path) -> None:
