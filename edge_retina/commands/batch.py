@@ -32,7 +32,7 @@ _TELL_S = 10.0
     help="Leave out detections below this score; 0 keeps all that the bundle gives.",
 )
 @click.option("--concurrency", type=click.IntRange(min=1), help="Workers [one per GPU, else one per core].")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of a worker.")
+@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads of a worker.")
 @click.option(
     "--gpus-per-worker",
     type=click.FloatRange(min=0),

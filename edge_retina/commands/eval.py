@@ -57,7 +57,7 @@ class _Measured:
 @click.option("--source", metavar="URI", help="Without --coco: a folder, glob, picture, video or test://.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Without --coco: stop after this many frames.")
 @click.option("--all-classes", is_flag=True, help=f"Every class [the {_WORST_CLASSES} worst].")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [all cores].")
 @click.option(
     "--target",
     type=click.Choice(("ort", "tensorrt", "tensorrt_rtx")),

@@ -67,7 +67,7 @@ _FRAME = (480, 640)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames, of all sources.")
 @click.option("--max-age", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Skip older live frames.")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Work on so many frames a second of a source.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [all cores].")
+@click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [all cores].")
 @tracking_options
 @runtime_options
 @click.option("--keep-trying", is_flag=True, help="Go on though no camera gave a frame at first, as a service does.")
