@@ -28,6 +28,7 @@ from edge_retina.rewrite.integer_conv import restore_convs
 from edge_retina.rewrite.macs import conv_macs
 from edge_retina.rewrite.placement import place, quantizable
 from edge_retina.rewrite.signed import to_signed
+from edge_retina.rewrite.stem import restore_stem
 from edge_retina.sensitivity import Choice, choose_float, share
 from edge_retina.spec import DetectorSpec
 from edge_retina.types import U8
@@ -243,6 +244,7 @@ def disagreements(int8: Int8, spec: DetectorSpec) -> dict[str, float]:
     """
     graph = gs.import_onnx(int8.model)
     restore_convs(graph)
+    restore_stem(graph)
     to_signed(graph)
     forms = {"onnxruntime": int8.model, "tensorrt": gs.export_onnx(graph)}
     del graph

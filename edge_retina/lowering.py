@@ -54,14 +54,19 @@ def lower(
     import onnx
     import onnx_graphsurgeon as gs
 
+    from edge_retina.rewrite.frame_input import cast_first
+
     graph = gs.import_onnx(onnx.load_from_string(model))
+    cast_first(graph)
     called = target == "tensorrt" and plugin
     _redecode(graph, spec if called else _within_top_k(spec), nms)
     if precision == "int8":
         from edge_retina.rewrite.integer_conv import restore_convs
         from edge_retina.rewrite.signed import to_signed
+        from edge_retina.rewrite.stem import restore_stem
 
         restore_convs(graph)
+        restore_stem(graph)
         to_signed(graph)
     if precision != "fp32":
         from edge_retina.rewrite.half import to_half

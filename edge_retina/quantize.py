@@ -17,6 +17,7 @@ from edge_retina.rewrite.equalize import apply_factors, equalizing_factors
 from edge_retina.rewrite.integer_conv import to_integer_convs
 from edge_retina.rewrite.placement import Placement, layer_name, place
 from edge_retina.rewrite.qdq import add_qdq
+from edge_retina.rewrite.stem import fold_stem
 from edge_retina.types import F32
 from edge_retina.weights import LEVELS, QuantizedWeight, bias_shift, half_scale, quantize_weight
 
@@ -104,6 +105,7 @@ class Quantizer:
         biases = {name: self.bias(nodes[name]) for name in placement.convs}
         add_qdq(graph, placement, scales, weights, biases)
         to_integer_convs(graph)
+        fold_stem(graph)
         result: onnx.ModelProto = gs.export_onnx(graph)
         return result
 

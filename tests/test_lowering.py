@@ -24,6 +24,7 @@ from edge_retina.layers import check_precision, conv_precisions
 from edge_retina.lowering import lower
 from edge_retina.rewrite import rewrite
 from edge_retina.rewrite.decode import call_attributes
+from edge_retina.rewrite.frame_input import cast_first
 from edge_retina.rewrite.macs import conv_macs
 from edge_retina.runtime.ort import OrtRuntime
 from edge_retina.spec import DetectorSpec
@@ -257,9 +258,11 @@ def test_rtx_parses_what_goes_to_tensorrt_without_plugin(precision):
 
 
 def test_rtx_refuses_the_bundles_own_int8():
-    """Zero point 128, which is why lowering makes it signed."""
+    """Zero point 128, which is why lowering makes it signed. Frames cast first, or it refuses those."""
     model, _ = bundled("tiny", "int8", None)
-    found = rtx.build(model, parse_only=True)
+    graph = gs.import_onnx(onnx.load_from_string(model))
+    cast_first(graph)
+    found = rtx.build(gs.export_onnx(graph).SerializeToString(), parse_only=True)
     assert not found.ok
     assert "zero point" in found.error.lower()
 

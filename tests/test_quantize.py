@@ -26,6 +26,7 @@ from edge_retina.rewrite import rewrite
 from edge_retina.rewrite.equalize import apply_factors, equalizable
 from edge_retina.rewrite.integer_conv import restore_convs
 from edge_retina.rewrite.signed import to_signed
+from edge_retina.rewrite.stem import restore_stem
 from edge_retina.spec import DetectorSpec
 from edge_retina.weights import QuantizedWeight, half_scale
 
@@ -271,14 +272,15 @@ def test_digits_in_int8(digits, tmp_path):
     made = digits.quantized(digits.model)
     onnx.checker.check_model(made, full_check=True)
     kernels = optimized_ops(made, tmp_path / "optimized.onnx")
-    assert kernels["QLinearConv"] + kernels["MatMulIntegerToFloat"] == sum(
-        n.op_type == "Conv" for n in digits.model.graph.node
-    )
+    last = 2 * len(digits.spec.strides)
+    assert kernels["QLinearConv"] + last == sum(n.op_type == "Conv" for n in digits.model.graph.node)
+    assert kernels["MatMulIntegerToFloat"] == last + 2 * 2  # the finest level of both heads in three bands
     assert not {"Conv", "FusedConv", "NhwcFusedConv"} & set(kernels)
     cpu = digits.disagreement(made)
     assert 0 < cpu < 0.08
     graph = gs.import_onnx(made)
-    assert restore_convs(graph) == 2 * len(digits.spec.strides)  # the last convolution of both heads, on each level
+    assert restore_stem(graph) == 1
+    assert restore_convs(graph) == last  # the last convolution of both heads, on each level
     assert digits.disagreement(gs.export_onnx(graph)) == pytest.approx(cpu, abs=1e-3)
     to_signed(graph)
     assert digits.disagreement(gs.export_onnx(graph)) < 0.12

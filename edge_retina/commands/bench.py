@@ -8,10 +8,11 @@ import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from edge_retina.commands.against import against, against_rows, peer_cases
 from edge_retina.commands.build import stages
 from edge_retina.commands.runtime import Chosen, runtime_options_without_batch
 from edge_retina.drafts import Draft
@@ -68,6 +69,8 @@ def _file(_: click.Context, option: click.Parameter, value: str | None) -> str |
 @click.option("--warm-up", type=click.IntRange(min=0), default=10, show_default=True, help="Calls before that.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads [all cores].")
 @click.option("--profile/--no-profile", default=True, help="Also look where the time goes, in a pass of its own.")
+@click.option("--against", "with_peers", is_flag=True, help="Also time the runtimes that are installed beside ours.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="torchvision state_dict, for --against.")
 @click.option("--layers", is_flag=True, help="Print the slowest layers.")
 @runtime_options_without_batch
 @click.option("--json", "json_to", metavar="[FILE]", is_flag=False, flag_value="-", callback=_file, help="JSON.")
@@ -84,6 +87,8 @@ def bench_command(
     warm_up: int,
     threads: int | None,
     profile: bool,
+    with_peers: bool,
+    checkpoint: Path | None,
     layers: bool,
     json_to: str | None,
     report: str | None,
@@ -92,7 +97,8 @@ def bench_command(
     """Time frames, one call at a time, from memory to detections; several configurations take turns.
 
     Then, in passes of their own: what the stages inside take, reading the source, and writing to sinks. Of TensorRT
-    also: how often a captured graph was launched and how often its pieces, and what is held on the GPU.
+    also: how often a captured graph was launched and how often its pieces, and what is held on the GPU. --against: the
+    same trunk in ONNX Runtime, OpenVINO, OpenCV and PyTorch, where they are installed, with NumPy around it.
     """
     from edge_retina.bench.benchmark import LAYERS, benchmark
     from edge_retina.bench.cases import cases, open_model
@@ -130,6 +136,10 @@ def bench_command(
             stack.callback(opened[-1].detector.close)
         looks = min(frames, _MOST_PROFILED) if profile else 0
         ready = [c for each in opened for c in cases(each, batch_sizes, images, looks=looks, threads=threads)]
+        if with_peers:
+            with stages("peers") as (on_stage, _, on_note):
+                on_stage("open")
+                ready += peer_cases(opened, images, threads=threads, checkpoint=checkpoint, on_note=on_note)
         with stages("frames") as (on_stage, on_step, _):
             result = benchmark(
                 ready, images, frames=frames, rounds=rounds, warm_up=warm_up, on_stage=on_stage, on_step=on_step
@@ -138,6 +148,7 @@ def bench_command(
             ends = time_ends(opened[0].detector, source, outs, read, frames=min(frames, _MOST_READ))
         if json_to is not None:
             told = result.to_json(None if layers else LAYERS) | {"ends": ends.to_json()}
+            told |= {"against": against(result)} if with_peers else {}
             _hand_out(json.dumps(told, indent=1) + "\n", drafts.get(json_to))
         if report is not None:
             from edge_retina.bench.page import render_page
@@ -145,8 +156,25 @@ def bench_command(
             _hand_out(render_page(result, ends), drafts[report])
     if json_to != "-":
         _print(result, ends, layers)
+        _print_peers(against(result) if with_peers else [])
     for warning in result.warnings:
         click.echo(f"  {warning}", err=True)
+
+
+def _print_peers(found: list[dict[str, Any]]) -> None:
+    from rich.table import Column, Table
+
+    from edge_retina.console import Results
+
+    if not found:
+        return
+    right, left = ("ms", "ours ms"), ("peer", "version", "bundle")
+    columns = {name: Column(name, justify="right") for name in right} | {n: Column(n, overflow="fold") for n in left}
+    order = ("peer", "version", "ms", "bundle", "ours ms")
+    table = Table(*(columns[name] for name in order), "ours is so many times as fast")
+    for row in against_rows(found):
+        table.add_row(*row)
+    Results().print(table)
 
 
 def _pattern(model: Model) -> str:

@@ -10,7 +10,7 @@ from edge_retina.rewrite.emit import Emitter
 from edge_retina.rewrite.heads import TRUNK_INPUT
 from edge_retina.spec import DetectorSpec
 
-__all__ = ["FRAMES", "GEOMETRY", "add_frame_input"]
+__all__ = ["FRAMES", "GEOMETRY", "add_frame_input", "cast_first"]
 
 FRAMES, GEOMETRY = "frames", "geometry"
 
@@ -18,7 +18,7 @@ FRAMES, GEOMETRY = "frames", "geometry"
 def add_frame_input(graph: gs.Graph, spec: DetectorSpec, frame: tuple[int, int] | None = None) -> int:
     """Replace the float input by `frames`, uint8 [B, H, W, 3] BGR, preprocessed inside the graph.
 
-    Rule: Cast first (TensorRT takes uint8 only so), fit by the spec's resize rule, normalise, pad, and hand over
+    Rule: turn to planes, cast, fit by the spec's resize rule, normalise, pad, and hand over
     `geometry`, float32 [8] (Geometry.vector), for the decoder. frame: fixed (H, W), or None for any size.
     Padding is done after normalising about pad_value, so that it is a pad with zeros.
     Scope: main graph. Returns the number of nodes added; a second run returns 0.
@@ -30,18 +30,18 @@ def add_frame_input(graph: gs.Graph, spec: DetectorSpec, frame: tuple[int, int] 
     size = ["height", "width"] if frame is None else list(frame)
     frames = gs.Variable(FRAMES, np.uint8, ["batch", *size, 3])
     graph.inputs = [frames]
-    x = emit.cast(frames, np.float32)
     if frame is None:
         sizes, pads, geometry = _dynamic(emit, frames, spec)
     else:
         sizes, pads, geometry = _fixed(emit, spec, frame)
-    if sizes is not None:
-        # Resized before it is transposed: the small picture is cheaper to turn.
-        whole = emit("Concat", emit.slice(emit("Shape", x), 0, 0, 1), sizes, np.array([3]), axis=0)
-        x = emit("Resize", x, None, None, whole, mode="linear", coordinate_transformation_mode="half_pixel")
-    x = emit("Transpose", x, perm=[0, 3, 1, 2])
+    # Bytes are quicker to turn than floats, and planes to resize than pixels.
+    x = emit("Transpose", frames, perm=[0, 3, 1, 2])
     if spec.color_order == "rgb":
         x = emit("Gather", x, np.array([2, 1, 0]), axis=1)
+    x = emit.cast(x, np.float32)
+    if sizes is not None:
+        whole = emit("Concat", emit.slice(emit("Shape", x), 0, 0, 1), np.array([3]), sizes, axis=0)
+        x = emit("Resize", x, None, None, whole, mode="linear", coordinate_transformation_mode="half_pixel")
     mean, std, pad = (np.array(v, np.float32).reshape(1, 3, 1, 1) for v in (spec.mean, spec.std, spec.pad_value))
     x = emit("Div", emit("Sub", x, pad), std)
     if pads is not None:
@@ -50,6 +50,7 @@ def add_frame_input(graph: gs.Graph, spec: DetectorSpec, frame: tuple[int, int] 
         x = emit("Add", x, (pad - mean) / std)
     # The trunk stays static whatever the frame: its shapes are known again from here.
     x = emit.reshape(x, (-1, 3, *spec.input_size))
+    x.dtype, x.shape = np.dtype(np.float32), ["batch", 3, *spec.input_size]
     for node in list(trunk.outputs):
         node.inputs = [x if t is trunk else t for t in node.inputs]
     vector = emit("Identity", geometry)
@@ -57,6 +58,34 @@ def add_frame_input(graph: gs.Graph, spec: DetectorSpec, frame: tuple[int, int] 
     graph.outputs.append(vector)
     graph.toposort()
     return len(graph.nodes) - before
+
+
+def cast_first(graph: gs.Graph) -> int:
+    """Cast frames before anything else is done to them: TensorRT takes uint8 inputs only so.
+
+    Rule: the Cast to float32 behind `frames`, and behind what only moves its bytes, comes first. Scope: main graph.
+    Returns the number of nodes that it was moved past; a second run returns 0.
+    """
+    frames = next((tensor for tensor in graph.inputs if tensor.name == FRAMES), None)
+    if frames is None:
+        return 0
+    moves: list[gs.Node] = []
+    at: gs.Tensor = frames
+    while (reader := next((n for n in at.outputs if n.op in ("Transpose", "Gather")), None)) is not None:
+        moves.append(reader)
+        at = reader.outputs[0]
+    cast = next((node for node in at.outputs if node.op == "Cast"), None)
+    if cast is None or not moves:
+        return 0
+    behind, floats = cast.outputs[0], gs.Variable(f"{FRAMES}/float", np.float32)
+    for node in list(behind.outputs):
+        node.inputs = [at if tensor is behind else tensor for tensor in node.inputs]
+    moves[0].inputs = [floats if tensor is frames else tensor for tensor in moves[0].inputs]
+    cast.inputs, cast.outputs = [frames], [floats]
+    for node in moves:
+        node.outputs[0].dtype = np.dtype(np.float32)
+    graph.toposort()
+    return len(moves)
 
 
 def _fixed(

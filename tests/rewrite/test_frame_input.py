@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_retina.geometry import fit_frame
-from edge_retina.rewrite.frame_input import add_frame_input
+from edge_retina.rewrite.frame_input import add_frame_input, cast_first
 from edge_retina.rewrite.heads import TRUNK_INPUT
 from edge_retina.spec import DetectorSpec
 
@@ -122,8 +122,30 @@ def test_the_trunk_stays_static_under_dynamic_frames():
     assert shapes[reshaped][1:] == [3, 48, 72]
 
 
-def test_cast_comes_first():
-    """TensorRT takes uint8 only as a network input straight into a Cast."""
-    graph = trunk_graph(frame_spec())
-    add_frame_input(graph, frame_spec(), (100, 100))
-    assert [node.op for node in graph.inputs[0].outputs] == ["Cast"]
+@pytest.mark.parametrize("rule", ["letterbox", "bgr"])
+@pytest.mark.parametrize("frame", [(100, 100), (48, 72), None])
+def test_cast_first_for_tensorrt(rule, frame):
+    """TensorRT takes uint8 only as a network input straight into a Cast; what the network sees stays the same."""
+    spec = frame_spec(**RULES[rule])
+    graph = trunk_graph(spec)
+    assert cast_first(trunk_graph_of_frames()) == 0
+    add_frame_input(graph, spec, frame)
+    picture = np.random.default_rng(0).integers(0, 256, (1, *(frame or (37, 90)), 3), dtype=np.uint8)
+    expected = seen(graph, picture)
+    assert cast_first(graph) == (1 if rule == "bgr" else 2)
+    assert {node.op for node in graph.inputs[0].outputs} <= {"Cast", "Shape"}
+    np.testing.assert_array_equal(seen(graph, picture), expected)
+    assert cast_first(graph) == 0
+
+
+def trunk_graph_of_frames() -> gs.Graph:
+    """The empty case: a Cast and nothing before it."""
+    frames, out = gs.Variable("frames", np.uint8, ["batch", 4, 4, 3]), gs.Variable("seen", np.float32)
+    return gs.Graph([gs.Node("Cast", "cast", {"to": np.float32}, [frames], [out])], [frames], [out], opset=18)
+
+
+def seen(graph: gs.Graph, picture: np.ndarray) -> np.ndarray:
+    model = gs.export_onnx(graph)
+    onnx.checker.check_model(model, full_check=True)
+    made = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return made.run(["seen"], {"frames": picture})[0]
