@@ -21,6 +21,7 @@ from rtx import build
 from edge_retina.errors import ModelError
 from edge_retina.importer import import_model, load_onnx
 from edge_retina.rewrite import rewrite
+from edge_retina.rewrite.frame_input import cast_first
 from edge_retina.rewrite.half import LARGEST_CALIBRATED, Half, half_overflow, to_half
 
 ROOT = Path(__file__).parents[2]
@@ -449,6 +450,7 @@ def test_an_opset_without_float16_scales_is_an_error(tmp_path) -> None:
 @pytest.mark.parametrize("make", [tiny, quantized])
 def test_strongly_typed_tensorrt_takes_it(tmp_path, make: Any, keep: tuple[str, ...]) -> None:
     graph = make(tmp_path, nms="fixpoint")
+    cast_first(graph)
     to_half(graph, keep)
     profile = {"frames": [[1, *FRAME, 3]] * 3}
     built = build(gs.export_onnx(graph).SerializeToString(), profiles=profile, parse_only=keep != ())
