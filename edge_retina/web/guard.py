@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
@@ -127,7 +128,10 @@ class Guard:
         if len(hosts) != 1:
             return False
         host = hosts[0].strip().lower()
-        host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+        bare, _, port = (host[1:] if host.startswith("[") else host).partition("]" if host.startswith("[") else ":")
+        if not re.fullmatch(r":?[0-9]*", port):  # no browser sends that
+            return False
+        host = bare
         if host.rstrip(".") in self._names:
             return True
         try:  # no name can be made to point elsewhere where none is used

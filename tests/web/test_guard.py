@@ -127,7 +127,18 @@ def test_names_it_goes_by(sink: WebSink, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "evil.example:8080", "", "[", "1.2.3"]
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "evil.example:8080",
+        "",
+        "[",
+        "1.2.3",
+        "[::1].evil.example",
+        "localhost:80@evil.example",
+    ],
 )
 def test_names_of_others(sink: WebSink, host: str) -> None:
     answer = httpx.get(f"{sink.url}/healthz", headers={"Host": host})
