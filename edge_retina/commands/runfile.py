@@ -33,13 +33,14 @@ __all__ = ["config_option", "read_config"]
 def read_config(path: Path) -> dict[str, Any]:
     """All of a TOML file. Raises UsageError; of what stands in the file the message says nothing, it may be secret."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise UsageError(f"{path}: no such file; docs/device.md shows one") from exc
     except OSError as exc:
         raise UsageError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
         raise UsageError(f"{path}: wanted TOML such as 'source = \"/dev/video0\"', found: {exc}") from exc
+    return found
 
 
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
