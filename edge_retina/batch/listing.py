@@ -103,8 +103,10 @@ def _plain(source: str) -> str:
 def _local(source: str) -> list[SourceFile]:
     if os.path.isdir(source):
         return [_of_path(path) for path in _below(source)]
-    if os.path.exists(source):
+    if os.path.isfile(source):
         return [_of_path(source)]
+    if os.path.exists(source):
+        raise InputError(f"{source}: is a pipe or device, and batch wants files; try: edge-retina run")
     if not _PATTERN.search(source):
         raise InputError(f"no such file or folder: {source} (looked from {os.getcwd()}); check the path")
     paths = sorted(glob.glob(source, recursive=True))
@@ -119,7 +121,9 @@ def _below(folder: str) -> Iterator[str]:
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (os.path.join(where, name) for name in sorted(names) if _wanted(name) and not name.startswith("."))
+        paths = (os.path.join(where, name) for name in sorted(names) if _wanted(name) and not name.startswith("."))
+        # A link that leads nowhere is a file that is missing; a pipe or device is none, and reading it might not end.
+        yield from (path for path in paths if os.path.isfile(path) or not os.path.exists(path))
 
 
 def _of_path(path: str) -> SourceFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,11 +103,14 @@ def _plan(bundle: Bundle, path: Path) -> Plan:
 
 
 def _serve(repository: Path, done: Exported) -> str:
-    command = f"tritonserver --model-repository={repository.absolute()}"
+    """What to type; of any path."""
+    from edge_retina.export.triton import REGISTER
+
+    command = f"tritonserver --model-repository={shlex.quote(str(repository.absolute()))}"
     if done.plugin is None:
         return command
-    register = done.plugin.with_name("libedge_retina_register.so").absolute()
-    source = done.plugin.with_name("register_plugin.cpp").absolute()
+    folder = done.plugin.parent.absolute()
+    register, source = (shlex.quote(str(folder / name)) for name in ("libedge_retina_register.so", REGISTER))
     build = f"g++ -std=c++17 -shared -fPIC -I/usr/local/cuda/include -o {register} {source} -lnvinfer -ldl"
     return f"{build} && {command} --backend-config=tensorrt,plugins={register}"
 
@@ -134,4 +138,7 @@ def deepstream_command(
 
     folder = export_deepstream(read_bundle(bundle), out, frame=frame, batch=batch, min_score=min_score, plugin=plugin)
     click.echo(str(folder))
-    click.echo(f"on the machine with DeepStream: make -C {folder}, then nvinfer with its config_infer.txt", err=True)
+    click.echo(
+        f"on the machine with DeepStream: make -C {shlex.quote(str(folder))}, then nvinfer with its config_infer.txt",
+        err=True,
+    )

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from edge_retina.commands.serviceconfig import read_settings, read_wanted
+from edge_retina.commands.serviceconfig import environment_maker, read_settings, read_wanted
 from edge_retina.errors import RuntimeFailure, UsageError
 
 if TYPE_CHECKING:
@@ -74,6 +72,7 @@ def install_command(
         raise UsageError("a service wants --config FILE.toml with its sources and outs; docs/device.md shows one")
     wanted = read_wanted(place, bundle, config)
     program = program or (Path(sys.executable).parent / "edge-retina" if not place.image else Path(_IN_IMAGES))
+    install.check_place(place)
     texts = install.unit_files(place, wanted.settings, csi=wanted.csi)
     if dry_run:
         click.echo("\n".join(install.plan_lines(place, texts, wanted.digest, package or str(program))))
@@ -82,14 +81,18 @@ def install_command(
     if package is None and not place.image:
         install.check_program(program, place)
     with _changing(place, first=True) as releases:
-        release = releases.make(bundle, wanted.digest, wanted.text, program, _environment(place, package, wheels))
-        install.write_files(place, texts, on_note=_talk)
-        install.enable(place)
+        release = releases.make(bundle, wanted.digest, wanted.text, program, environment_maker(place, package, wheels))
+        with install.restoring(place, texts):
+            install.write_files(place, texts, on_note=_talk)
+            try:
+                _switch(place, releases, release, wanted.settings, settle)
+            finally:
+                if releases.current is not None:
+                    install.enable(place)
         if place.image and _uid() != 0:
             _talk(
                 f"{place.root}: the files are yours; in the image they have to be root's: chown --recursive root:root"
             )
-        _switch(place, releases, release, wanted.settings, settle)
     if (advice := install.power_advice(place)) is not None:
         _talk(advice)
     click.echo(f"{place.unit}: release {release.number}, results in {place.data}")
@@ -127,7 +130,7 @@ def upgrade_command(
         current = _installed(place, releases)
         folder = releases.path(current)
         wanted = read_wanted(place, bundle or folder / "model.edge", config or folder / "run.toml")
-        program, build = Path(current.program), _environment(place, package, wheels)
+        program, build = Path(current.program), environment_maker(place, package, wheels)
         release = releases.make(bundle or folder / "model.edge", wanted.digest, wanted.text, program, build)
         _switch(place, releases, release, wanted.settings, settle)
     click.echo(f"{place.unit}: release {release.number}, after {current.number}")
@@ -219,7 +222,8 @@ def uninstall_command(purge: bool, name: str, root: Path) -> None:
 
     place = _place(name, root)
     systemd.need_root_and_systemd(place, uid=_uid())
-    removed = install.uninstall(place, purge=purge)
+    install.check_place(place)
+    removed = install.uninstall(place, purge=purge, on_wait=_wait)
     for path in removed.gone:
         _talk(f"removed {path}")
     for path in removed.left:
@@ -245,6 +249,10 @@ def _talk(text: str) -> None:
     click.echo(text, err=True)
 
 
+def _wait() -> None:
+    _talk("another upgrade is under way: waiting for it")
+
+
 def _patience(settings: Settings, settle_s: float) -> Patience:
     from edge_retina.service.upgrade import Patience
 
@@ -260,8 +268,13 @@ def _changing(place: Place, *, first: bool = False) -> Iterator[Releases]:
     releases = Releases(place)
     if not first:
         _installed(place, releases)
-    with releases.locked(lambda: _talk("another upgrade is under way: waiting for it")):
-        yield releases
+    # The service's user reads bundle and program, and only root writes them, whatever root's own umask.
+    umask = os.umask(0o022)
+    try:
+        with releases.locked(_wait):
+            yield releases
+    finally:
+        os.umask(umask)
 
 
 def _installed(place: Place, releases: Releases) -> Release:
@@ -283,17 +296,3 @@ def _switch(place: Place, releases: Releases, release: Release, settings: Settin
         raise
     for number in releases.prune(settings.keep):
         _talk(f"release {number} removed")
-
-
-def _environment(place: Place, package: str | None, wheels: Path | None) -> Callable[[Path], Path] | None:
-    """What makes the Python environment of a release; None where it is to run in one that is there."""
-    if package is None:
-        if wheels is not None:
-            raise UsageError("--wheels is for --package, found none")
-        return None
-    if place.image:
-        raise UsageError("--package makes an environment where it will run, which --root cannot; use --program")
-
-    from edge_retina.service.environment import make_environment
-
-    return functools.partial(make_environment, package=package, wheels=wheels)

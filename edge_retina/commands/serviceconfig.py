@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
     from edge_retina.service.place import Place
     from edge_retina.service.settings import Settings
 
-__all__ = ["Wanted", "read_settings", "read_wanted"]
+__all__ = ["Wanted", "environment_maker", "read_settings", "read_wanted"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,21 @@ def _check_out(place: Place, config: Path, out: str) -> None:
     data = Path(f"/var/lib/{place.name}/data")
     if out == "-" or (separator and scheme == "display"):
         raise UsageError(f"{config}: a service has no display and its stdout is the journal; {redact(out)} cannot be")
-    if (not separator or scheme == "file") and path.is_absolute() and not path.is_relative_to(data):
+    if (not separator or scheme == "file") and not Path(os.path.normpath(data / path)).is_relative_to(data):
         raise UsageError(f"{config}: the service may write in {data} only, found out {redact(out)}; give a bare name")
     if path.suffix == ".jsonl" and "?" not in out:
         click.echo(f"{config}: {redact(out)} grows until the disk is full; give it ?rotate=100MB&keep=10", err=True)
+
+
+def environment_maker(place: Place, package: str | None, wheels: Path | None) -> Callable[[Path], Path] | None:
+    """What makes the Python environment of a release; None where it is to run in one that is there."""
+    if package is None:
+        if wheels is not None:
+            raise UsageError("--wheels is for --package, found none")
+        return None
+    if place.image:
+        raise UsageError("--package makes an environment where it will run, which --root cannot; use --program")
+
+    from edge_retina.service.environment import make_environment
+
+    return functools.partial(make_environment, package=package, wheels=wheels)

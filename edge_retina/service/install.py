@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,22 @@ from edge_retina.service.place import Place
 from edge_retina.service.releases import Releases
 from edge_retina.service.settings import Settings
 
-__all__ = ["Removed", "check_program", "enable", "plan_lines", "power_advice", "uninstall", "unit_files", "write_files"]
+__all__ = [
+    "Removed",
+    "check_place",
+    "check_program",
+    "enable",
+    "plan_lines",
+    "power_advice",
+    "restoring",
+    "uninstall",
+    "unit_files",
+    "write_files",
+]
 
 _WANTS = "/etc/systemd/system/multi-user.target.wants"
+# Where packages have their units.
+_VENDORS = ("/usr/lib/systemd/system", "/lib/systemd/system", "/usr/local/lib/systemd/system")
 # The sandbox hides these, or empties them.
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/run")
 
@@ -26,6 +39,55 @@ _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp", "/run")
 def unit_files(place: Place, settings: Settings, *, csi: bool) -> dict[str, str]:
     """What is written, text by path of the machine."""
     return units.files(place, settings, csi=csi, systemd=systemd.version(place))
+
+
+def check_place(place: Place) -> None:
+    """Raise UsageError for a root that is no folder or leads out of itself, and for names that others have already.
+
+    What an absolute link of an image leads to is this machine's. A unit, a user and a state folder of that name may be
+    another program's, which would be replaced, run under, or removed.
+    """
+    if not place.root.is_dir():
+        raise UsageError(f"{place.root}: no such folder; --root wants the one in which an image of a machine lies")
+    ours = list(unit_files(place, Settings(cameras={"a": "b"}), csi=False))
+    root = os.path.realpath(place.root)
+    for path in (place.state, place.cache, place.at(f"{_WANTS}/x"), *map(place.at, ours)):
+        if not Path(real := os.path.realpath(path.parent)).is_relative_to(root):
+            raise UsageError(f"{path.parent} leads out of the image, to {real}; make the link a relative one")
+    other = "is not edge-retina's; choose another --name"
+    for path in map(place.at, ours):
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if not file.read(len(units.MARK)) == units.MARK.encode():
+                raise UsageError(f"{path} {other}")
+    for path in (place.at(f"{folder}/{place.unit}") for folder in _VENDORS):
+        if path.exists():
+            raise UsageError(f"{path} {other}")
+    with contextlib.suppress(FileNotFoundError):
+        for line in place.at("/etc/passwd").read_text(encoding="utf-8", errors="replace").splitlines():
+            user = line.split(":")
+            if user[0] == place.name and user[5:6] != [f"/var/lib/{place.name}/data"]:
+                raise UsageError(f"the user {place.name} {other}")
+
+
+@contextlib.contextmanager
+def restoring(place: Place, texts: Mapping[str, str]) -> Iterator[None]:
+    """Where what is done inside fails and no new release runs, the units are what they were: the old ones, or none."""
+    releases = Releases(place)
+    paths = [place.at(path) for path in (*texts, f"/etc/udev/rules.d/70-{place.name}.rules")]
+    old = {path: path.read_bytes() if path.exists() else None for path in paths}
+    before = releases.current
+    try:
+        yield
+    except BaseException:
+        if releases.current == before:
+            for path, text in old.items():
+                if text is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    path.write_bytes(text)
+            if not place.image:
+                systemd.call(["systemctl", "daemon-reload"], check=False)
+        raise
 
 
 def check_program(program: Path, place: Place) -> None:
@@ -119,37 +181,37 @@ class Removed:
     left: tuple[Path, ...]
 
 
-def uninstall(place: Place, *, purge: bool) -> Removed:
+def uninstall(place: Place, *, purge: bool, on_wait: Callable[[], None] = lambda: None) -> Removed:
     """Stop the service and remove it. Results and the last configuration stay, unless purge; the user stays as well.
 
-    The configuration that ran is kept as /var/lib/NAME/run.toml, root's alone. Raises OutputError, RuntimeFailure.
+    The configuration that ran is kept as /var/lib/NAME/run.toml, root's alone. An upgrade under way is waited for,
+    after a call of on_wait. Raises UsageError where there is none, OutputError.
     """
     releases = Releases(place)
-    files = [
-        path for path in map(place.at, unit_files(place, Settings(cameras={"a": "b"}), csi=False)) if path.exists()
-    ]
-    if not files and not place.state.exists():
-        raise UsageError(f"there is no service {place.name} here; see: systemctl list-unit-files '*retina*'")
-    if not place.image:
-        for words in (["disable", "--now", place.unit], ["stop", f"{place.name}-prepare@*.service"]):
-            systemd.call(["systemctl", *words], timeout_s=120, check=False)
     kept = place.state / "run.toml"
-    gone = [*files, *(path for path in (releases.folder, place.cache) if path.exists())]
-    with as_output_error(place.state):
-        for path in (*files, place.at(f"{_WANTS}/{place.unit}")):
-            path.unlink(missing_ok=True)
-        current = releases.current
-        if purge:
-            kept.unlink(missing_ok=True)
-        elif current is not None:
-            os.replace(releases.path(current) / "run.toml", kept)
-        for name in ("current", "previous", "unproven", ".lock"):
-            (place.state / name).unlink(missing_ok=True)
-        for folder in (releases.folder, place.cache, *((place.data,) if purge else ())):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(folder)
-        with contextlib.suppress(OSError):
-            place.state.rmdir()
+    paths = [place.at(path) for path in unit_files(place, Settings(cameras={"a": "b"}), csi=False)]
+    if not any(map(os.path.lexists, (*paths, releases.folder, place.data, kept))):
+        raise UsageError(f"there is no service {place.name} here; see: systemctl list-unit-files '*retina*'")
+    with releases.locked(on_wait):
+        gone = [path for path in (*paths, releases.folder, place.cache) if path.exists()]
+        if not place.image:
+            for words in (["disable", "--now", place.unit], ["stop", f"{place.name}-prepare@*.service"]):
+                systemd.call(["systemctl", *words], timeout_s=120, check=False)
+        with as_output_error(place.state):
+            for path in (*paths, place.at(f"{_WANTS}/{place.unit}")):
+                path.unlink(missing_ok=True)
+            current = releases.current
+            if purge:
+                kept.unlink(missing_ok=True)
+            elif current is not None:
+                os.replace(releases.path(current) / "run.toml", kept)
+            for name in ("current", "previous", "unproven"):
+                (place.state / name).unlink(missing_ok=True)
+            for folder in (releases.folder, place.cache, *((place.data,) if purge else ())):
+                with contextlib.suppress(FileNotFoundError):
+                    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):
+        place.state.rmdir()
     if not place.image:
         systemd.call(["systemctl", "daemon-reload"])
         systemd.call(["systemctl", "reset-failed", place.unit], check=False)

@@ -17,7 +17,7 @@ class Place:
 
     image: nothing runs there; files are all there is to it.
 
-    Raises UsageError for a name that systemd or the user database would not take.
+    Raises UsageError for a name that systemd or the user database would not take, or that is another service's unit.
     """
 
     name: str = "edge-retina"
@@ -29,6 +29,8 @@ class Place:
             raise UsageError(
                 f"a service's name is its user's too: small letters, digits and -, 31 at most, found {self.name!r}"
             )
+        if self.name.endswith(("-prepare", "-return")):
+            raise UsageError(f"{self.name}: a service's own units are called so; choose another --name")
 
     def at(self, path: str) -> Path:
         """Where an absolute path of the machine lies here."""

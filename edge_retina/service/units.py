@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from edge_retina.service.place import Place
 from edge_retina.service.settings import Settings
 
-__all__ = ["camera_rules", "files"]
+__all__ = ["MARK", "camera_rules", "files"]
+
+# How each file begins, so that nobody else's is written over or removed.
+MARK = "# Written by edge-retina service install"
 
 # systemd knows waits that grow from 254 on (JetPack 7); an older one would warn about the keys.
 _GROWING_WAITS = 254

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from types import SimpleNamespace
 
@@ -73,6 +74,15 @@ def test_a_list_names_files_patterns_and_folders_and_keeps_what_is_not_there(tre
     files = list_sources(["list.txt"])
     assert [file.name for file in files] == ["t/b.jpg", "t/sub/c.jpg", "t/sub/deep/d.jpg", "t/gone.jpg"]
     assert [file.size for file in files] == [5, 5, 5, -1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+def test_a_pipe_is_no_file_for_reading_it_might_not_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "lost.jpg").symlink_to("nowhere")
+    assert [file.name for file in list_sources([str(tmp_path)])] == [str(tmp_path / "lost.jpg")]
+    with pytest.raises(InputError, match="pipe or device"):
+        list_sources([str(tmp_path / "pipe.jpg")])
 
 
 @pytest.mark.parametrize(("content", "why"), [("", "found none in it"), ("# this\n", "found none"), (None, "list")])

@@ -101,6 +101,7 @@ def test_a_dry_run_shows_all_but_the_secret_and_changes_nothing(bundle, config, 
         ('source = 0\nout = "-"', "the journal"),
         ('source = 0\nout = "display://"', "the journal"),
         ('source = 0\nout = "/etc/x.jsonl"', "may write in"),
+        ('source = 0\nout = "../x.jsonl"', "may write in"),
         ('source = 0\nout = "x.jsonl"\ntrust = "k.pub"', "absolute path"),
         ('source = 0\nout = "x.jsonl"\n[service]\nkeep = 0', "keep"),
         ('sauce = 0\nout = "x.jsonl"', "unknown key 'sauce'"),
@@ -151,6 +152,86 @@ def test_a_live_machine_upgrades_and_goes_back(bundle, config, tmp_path, monkeyp
     assert [release.number for release in machine.releases.all()] == [1]
     assert typed("uninstall").exit_code == 0
     assert isinstance(typed("status").exception, UsageError)
+
+
+@pytest.fixture
+def live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine of its own on which services may be changed."""
+    machine = Machine.make(tmp_path, monkeypatch)
+    monkeypatch.setattr(service, "_place", lambda name, root: machine.place)
+    monkeypatch.setattr("edge_retina.service.systemd.need_root_and_systemd", lambda place, uid: None)
+    monkeypatch.setattr("edge_retina.service.install.check_program", lambda program, place: None)
+    return machine
+
+
+def test_a_first_install_that_does_not_prepare_leaves_no_unit(bundle, config, live):
+    config.write_text(CONFIG + "#unfit\n")
+    assert "nothing was changed" in str(failure("install", bundle, "--config", config, "--settle", 0))
+    assert not [line for line in live.told if line.startswith("enable")]
+    assert live.told[-1] == "daemon-reload"
+    assert [path for path in live.place.at("/etc").rglob("*") if path.is_file()] == []
+    assert live.releases.all() == []
+
+
+def test_units_are_what_they_were_where_a_second_install_does_not_prepare(bundle, config, live):
+    assert typed("install", bundle, "--config", config, "--settle", 0).exit_code == 0
+    before = everything(live.place.at("/etc"))
+    limits = '[service]\nmemory = "1G"\n[service.cameras]\nyard = "a"\n'
+    config.write_text(f"{CONFIG}{limits}#unfit\n")
+    assert "nothing was changed" in str(failure("install", bundle, "--config", config, "--settle", 0))
+    assert everything(live.place.at("/etc")) == before
+    config.write_text(f"{CONFIG}{limits}")
+    assert typed("install", bundle, "--config", config, "--settle", 0).exit_code == 0
+    assert "MemoryMax=1G" in everything(live.place.at("/etc"))
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_roots_umask_changes_nothing(bundle, config, image, umask):
+    before = os.umask(umask)
+    try:
+        assert typed("install", bundle, "--config", config, "--root", image).exit_code == 0
+        assert os.umask(umask) == umask
+    finally:
+        os.umask(before)
+    paths = [path for top in ("etc", "var") for path in (image / top, *(image / top).rglob("*"))]
+    modes = {path.name: path.lstat().st_mode & 0o777 for path in paths if not path.is_symlink()}
+    assert modes.pop("run.toml") == 0o600
+    assert modes["model.edge"] == 0o644
+    assert modes["releases"] == modes["1"] == modes["bin"] == 0o755
+    hidden = {"passwd", "shadow", "group", "gshadow"}  # systemd-sysusers' own
+    wrong = {name: oct(mode) for name, mode in modes.items() if mode not in (0o755, 0o644)}
+    assert {name for name in wrong if name.strip(".-") not in hidden and ".pwd.lock" not in name} == set(), wrong
+
+
+@pytest.mark.parametrize("taken", ["etc/systemd/system/front.service", "usr/lib/systemd/system/front.service"])
+def test_another_programs_unit_is_neither_replaced_nor_removed(bundle, config, image, taken):
+    (image / taken).parent.mkdir(parents=True)
+    (image / taken).write_text("[Service]\nExecStart=/usr/sbin/sshd\n")
+    (image / "var/lib/front/data").mkdir(parents=True)
+    for words in (("install", bundle, "--config", config), ("uninstall", "--purge")):
+        error = failure(*words, "--root", image, "--name", "front")
+        assert isinstance(error, UsageError)
+        assert "front.service is not edge-retina's" in str(error)
+    assert "sshd" in (image / taken).read_text()
+    assert (image / "var/lib/front/data").exists()
+
+
+def test_it_runs_as_no_user_that_others_have(bundle, config, image):
+    (image / "etc").mkdir()
+    (image / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nfront:x:9:9::/var/lib/front/data:/bin/sh\n")
+    words = ("install", bundle, "--config", config, "--root", image, "--name")
+    assert "the user root is not edge-retina's" in str(failure(*words, "root"))
+    assert typed(*words, "front").exit_code == 0
+
+
+def test_an_image_that_is_not_there_or_leads_to_this_machine(bundle, config, image, tmp_path):
+    (tmp_path / "host").mkdir()
+    (image / "var").symlink_to(tmp_path / "host")
+    words = ("install", bundle, "--config", config, "--root")
+    assert "leads out of the image" in str(failure(*words, image))
+    assert list((tmp_path / "host").iterdir()) == []
+    assert "no such folder" in str(failure(*words, tmp_path / "imgae"))
+    assert not (tmp_path / "imgae").exists()
 
 
 def test_a_program_that_the_service_could_not_see(tmp_path):

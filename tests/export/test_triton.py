@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -357,6 +358,8 @@ def test_the_command(tiny: Bundle, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert done.stdout == f"{tmp_path / 'repo/tiny/1'}\n"
     assert f"tritonserver --model-repository={tmp_path / 'repo'}" in done.stderr
+    spaced = run(tiny.path, "-o", tmp_path / "a 'b")
+    assert shlex.split(spaced.stderr)[-1] == f"--model-repository={tmp_path}/a 'b"
     config = read_config(tmp_path / "repo/tiny")
     assert config.parameters["intra_op_thread_count"].string_value == "2"
     assert list(config.model_warmup[0].inputs["frames"].dims) == [96, 128, 3]

@@ -33,6 +33,12 @@ def test_names_that_systemd_or_the_users_would_not_take(name):
         Place(name)
 
 
+@pytest.mark.parametrize("name", ["front-prepare", "front-return"])
+def test_names_of_another_services_own_units(name):
+    with pytest.raises(UsageError, match="another --name"):
+        Place(name)
+
+
 def test_a_release_is_whole_and_its_configuration_is_roots_alone(machine):
     first = machine.release()
     folder = machine.releases.path(first)
