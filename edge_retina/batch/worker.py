@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -14,7 +15,7 @@ from edge_retina.batch.parts import FileError, Model, Part, Row, encode, rows_ta
 from edge_retina.batch.stores import local_copy, read_bytes
 from edge_retina.batch.units import Unit
 from edge_retina.detector import Detector
-from edge_retina.errors import EdgeRetinaError
+from edge_retina.errors import EdgeRetinaError, InputError
 from edge_retina.images import decode_image, read_image
 from edge_retina.stream import infer_batches, read_ahead
 from edge_retina.types import Detections, Frame
@@ -116,7 +117,14 @@ def _video(detector: Detector, file: SourceFile, settings: Settings, skip: int) 
 
 
 def _local(file: SourceFile) -> AbstractContextManager[str]:
-    return local_copy(file.uri, file.path) if file.uri else nullcontext(file.path)
+    return local_copy(file.uri, file.path) if file.uri else nullcontext(_plain_file(file.path))
+
+
+def _plain_file(path: str) -> str:
+    """The path; reading a pipe or device might not end. Raises InputError."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"{path}: is a folder, pipe or device; wanted a file")
+    return path
 
 
 def _chunks(frames: Iterable[Frame], skip: int, most: int) -> Iterator[list[Frame]]:
@@ -161,7 +169,7 @@ def _pictures(files: Iterable[SourceFile], watch: Watch | None) -> Generator[Nam
 def _picture(file: SourceFile) -> Frame:
     if file.uri:
         return Frame(decode_image(read_bytes(file.uri, file.path), text(file.name)))
-    return Frame(read_image(file.path))
+    return Frame(read_image(_plain_file(file.path)))
 
 
 def _batches(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import fsspec
 import numpy as np
@@ -65,6 +67,15 @@ def test_pictures_and_the_bad_among_them(tmp_path, detector, batch):
         assert len(alone)
         assert same(row, alone)
         assert (row["width"], row["height"], row["bundle_digest"]) == (64, 48, detector.bundle.digest)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+def test_a_pipe_that_a_list_names_ends_at_once(tmp_path, detector):
+    files = [SourceFile(name, str(tmp_path / name)) for name in ("a.jpg", "b.mp4")]
+    for file in files:
+        os.mkfifo(file.path)
+    parts = [part for file in files for part in work(detector, Unit("0" * 16, (file,)), ALL)]
+    assert [(part.frames, part.errors, part.last) for part in parts] == [(0, 1, True)] * 2
 
 
 def test_nothing_but_bad_files(tmp_path, detector):
