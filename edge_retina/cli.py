@@ -207,6 +207,8 @@ def _run(talk: Talk) -> int:
         # click returns the code of ctx.exit() here, and None when a command simply ends.
         return cli.main(prog_name="edge-retina", standalone_mode=False, obj=talk) or 0
     except click.ClickException as exc:
+        # A mistake before it stood in the way of its being read.
+        talk.set(log_json="--log-json" in sys.argv[1:])
         context = exc.ctx if isinstance(exc, click.UsageError) else None
         usage = f"{context.get_usage()}\n\n" if context else ""
         more = f"\n{context.command_path} --help says more." if context else ""
