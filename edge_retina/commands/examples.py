@@ -21,7 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "batch": (
         "edge-retina batch model.edge archive/ -o detections.parquet",
-        "edge-retina batch m.edge 's3://b/**/*.jpg' -o c.json --ray-address 10.0.0.1:6379",
+        "edge-retina batch m.edge 's3://b/**/*.jpg' -o c.json --ray-address head:6379",
     ),
     "bench": ("edge-retina bench fp32.edge int8.edge --frames 300",),
     "verify": (
