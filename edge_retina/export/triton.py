@@ -61,6 +61,8 @@ class Serving:
         for name, least in (("max_batch", 1), ("instances", 1), ("threads", 0), ("max_delay_us", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise UsageError(f"{name} wants {least} or more, found {value}")
+            if value is not None and value >= 1 << 31:  # Triton's int32
+                raise UsageError(f"{name} wants a number below {1 << 31}, found {value}")
 
 
 @dataclass(frozen=True)

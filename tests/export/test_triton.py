@@ -142,6 +142,8 @@ def test_names_that_are_no_folder(tiny: Bundle, tmp_path: Path, name: str) -> No
 def test_options_out_of_range(wrong: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="or more"):
         Serving(**wrong)
+    with pytest.raises(UsageError, match="below 2147483648"):
+        Serving(**dict.fromkeys(wrong, 1 << 31))
 
 
 # -- who may replace what
