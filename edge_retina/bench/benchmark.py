@@ -10,7 +10,7 @@ from typing import Any
 from edge_retina.bench.machine import BUSY, Machine, Memory, read_load, read_machine, read_memory
 from edge_retina.bench.ratio import Ratio, speed_ratio
 from edge_retina.bench.stages import Profile
-from edge_retina.bench.timing import NOISY, Subject, Timing, measure
+from edge_retina.bench.timing import Subject, Timing, measure
 from edge_retina.types import U8
 
 __all__ = ["LAYERS", "Benchmark", "Case", "Measured", "benchmark"]
@@ -73,7 +73,7 @@ class Benchmark:
             f"{m.timing.name}: the rounds' medians vary by {m.timing.variation:.0%}: the machine does other work, or "
             "changes its clock"
             for m in self.measured
-            if m.timing.variation > NOISY
+            if m.timing.noisy
         ]
         if self.others > BUSY:
             found.append(f"others took {self.others:.0%} of the processors' time: stop them and measure again")

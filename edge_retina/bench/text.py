@@ -33,7 +33,8 @@ def headline(measured: Measured) -> str:
 def trailer(measured: Measured) -> Iterator[str]:
     """What else there is to say of it: the first frame, how much the rounds vary, memory, what a GPU did."""
     timing = measured.timing
-    told = [f"rounds vary by {timing.variation:.1%}"]
+    variation = timing.variation
+    told = ["one round: how much they vary is not known" if variation is None else f"rounds vary by {variation:.1%}"]
     if timing.warm_up_ms:
         slowest = max(timing.warm_up_ms)
         told.append(f"a warm-up of {len(timing.warm_up_ms)} calls, the slowest {slowest:.1f} ms, is left out")

@@ -61,9 +61,14 @@ class Timing:
     counts: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def variation(self) -> float:
-        """Coefficient of variation of the rounds' medians."""
-        return float(np.std(self.rounds_ms) / np.mean(self.rounds_ms))
+    def variation(self) -> float | None:
+        """Coefficient of variation of the rounds' medians; None of one round, which says nothing of it."""
+        return float(np.std(self.rounds_ms) / np.mean(self.rounds_ms)) if len(self.rounds_ms) > 1 else None
+
+    @property
+    def noisy(self) -> bool | None:
+        """Whether the rounds vary by more than NOISY; None where that is not known."""
+        return None if self.variation is None else self.variation > NOISY
 
     @property
     def mean_ms(self) -> float:
@@ -87,8 +92,8 @@ class Timing:
             "fps": round(self.fps, 2),
             "warm_up": len(self.warm_up_ms),
             "rounds_ms": [round(value, 4) for value in self.rounds_ms],
-            "variation": round(self.variation, 4),
-            "noisy": self.variation > NOISY,
+            "variation": None if self.variation is None else round(self.variation, 4),
+            "noisy": self.noisy,
             **({"counts": dict(self.counts)} if self.counts else {}),
         }
 

@@ -56,8 +56,10 @@ def examine(machine: Machine, *, camera: str | None = None, checks: Sequence[Che
 def summary(findings: Sequence[Finding]) -> str:
     """How many findings of each kind, in a line."""
     counts: Counter[str] = Counter(finding.status for finding in findings)
-    kinds = (("ok", "ok"), ("warn", "warnings"), ("fail", "faults"), ("none", "do not apply"))
-    return f"{len(findings)} checks: " + ", ".join(f"{counts[status]} {what}" for status, what in kinds)
+    warnings, faults = (
+        f"{counts[s]} {w}{'' if counts[s] == 1 else 's'}" for s, w in (("warn", "warning"), ("fail", "fault"))
+    )
+    return f"{len(findings)} checks: {counts['ok']} ok, {warnings}, {faults}, {counts['none']} do not apply"
 
 
 def as_json(findings: Sequence[Finding]) -> str:

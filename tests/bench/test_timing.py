@@ -55,6 +55,14 @@ def test_warm_up_does_not_count_and_subjects_take_turns(monkeypatch: pytest.Monk
     assert second.counts == {}
 
 
+def test_one_round_says_nothing_of_how_much_rounds_vary(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    (only,) = measure([clock.subject("a", 0.001, 0.5)], [IMAGE], frames=2, rounds=1, warm_up=0)
+    assert only.variation is None
+    facts = only.to_json()
+    assert (facts["variation"], facts["noisy"]) == (None, None)
+
+
 def test_a_batch_is_a_list_and_counts_as_so_many_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     images = [np.full((1, 1, 3), value, np.uint8) for value in range(3)]

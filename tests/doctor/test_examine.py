@@ -177,7 +177,7 @@ def test_plain_lines() -> None:
         "  warn memory               0.5 GiB free",
         "                            -> end other programs",
         "",
-        "4 checks: 1 ok, 1 warnings, 1 faults, 1 do not apply",
+        "4 checks: 1 ok, 1 warning, 1 fault, 1 do not apply",
     ]
     assert list(plain.lines([], 80)) == [summary([])]
     long = [Finding("System", "memory", "ok", "word " * 100)]
