@@ -9,6 +9,7 @@ command did.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,9 @@ def on_two_nodes(parts: int, words: list[str]) -> int:
         kill_a_worker(os.getpid())
         said, told = process.communicate(timeout=PATIENCE_S)
     finally:
+        left = cluster.head_node.get_session_dir_path()
         cluster.shutdown()
+        shutil.rmtree(left, ignore_errors=True)
     sys.stdout.write(said)
     sys.stderr.write(told)
     return process.returncode
