@@ -76,9 +76,9 @@ def test_every_module_can_be_the_first_to_be_imported() -> None:
     names = []
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT.parent).with_suffix("").parts
-        of_torch = parts[1:] == ("peers", "pytorch") or parts[1] == "train"
-        needs_torch = of_torch and parts[-1] not in ("__init__", "cli")
-        if path.name != "__main__.py" and not (needs_torch and importlib.util.find_spec("torch") is None):
+        of_torch = parts[1] == "train" and parts[-1] not in ("__init__", "cli")
+        wants = "torchvision" if parts[1:] == ("peers", "pytorch") else "torch" if of_torch else None
+        if path.name != "__main__.py" and (wants is None or importlib.util.find_spec(wants) is not None):
             names.append(".".join(parts).removesuffix(".__init__"))
     assert len(names) > 30
     command = [sys.executable, "-c", EACH_ALONE, *names]

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edge_retina.commands.options import min_score_option
+
 if TYPE_CHECKING:
     from edge_retina.batch import Progress
 
@@ -24,13 +26,7 @@ _TELL_S = 10.0
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("sources", metavar="SRC...", nargs=-1, required=True)
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="OUT.parquet, or OUT.json for COCO.")
-@click.option(
-    "--min-score",
-    type=click.FloatRange(0, 1),
-    default=0.3,
-    show_default=True,
-    help="Leave out detections below this score; 0 keeps all that the bundle gives.",
-)
+@min_score_option
 @click.option("--concurrency", type=click.IntRange(min=1), help="Workers [one per GPU, else one per core].")
 @click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="CPU threads of a worker.")
 @click.option(

@@ -13,7 +13,15 @@ import click
 
 from edge_retina.errors import SpecError
 
-__all__ = ["as_one", "blanks", "frame_size", "read_spec"]
+__all__ = ["as_one", "blanks", "frame_size", "min_score_option", "read_spec"]
+
+min_score_option = click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    default=0.3,
+    show_default=True,
+    help="Leave out detections below this score; 0 keeps all that the bundle gives.",
+)
 
 
 def as_one(

@@ -15,6 +15,7 @@ import click
 
 from edge_retina import errors, project
 from edge_retina.commands.completion import complete_sink, complete_source
+from edge_retina.commands.options import min_score_option
 from edge_retina.commands.runfile import config_option
 from edge_retina.commands.runtime import Chosen, runtime_options
 from edge_retina.commands.tracking import Watched, summary_lines, tracking_options
@@ -57,13 +58,7 @@ _FRAME = (480, 640)
     shell_complete=complete_sink,
     help="out.mp4, out.jsonl, folder/, display:// or -.",
 )
-@click.option(
-    "--min-score",
-    type=click.FloatRange(0, 1),
-    default=0.3,
-    show_default=True,
-    help="Leave out detections below this score; 0 keeps all that the bundle gives.",
-)
+@min_score_option
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames, of all sources.")
 @click.option("--max-age", type=click.FloatRange(min=0, min_open=True), metavar="MS", help="Skip older live frames.")
 @click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Work on so many frames a second of a source.")

@@ -7,13 +7,15 @@ call of edge_retina::IntegerConv, whose body spells the convolution as one MatMu
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from edge_retina.rewrite.decode import DOMAIN
 from edge_retina.rewrite.emit import Emitter
 
-__all__ = ["restore_convs", "to_integer_convs"]
+__all__ = ["put_conv", "restore_convs", "to_integer_convs"]
 
 _NAME = "IntegerConv"
 _INPUTS = ("codes", "scale", "zero", "weight", "weight_scale", "weight_zero", "bias")
@@ -55,6 +57,22 @@ def to_integer_convs(graph: gs.Graph) -> int:
     return replaced
 
 
+def put_conv(graph: gs.Graph, call: gs.Node, weight: gs.Constant, attrs: dict[str, Any]) -> None:
+    """Put the quantized Conv that a call stood for into its place: codes of `weight`, everything else the call's.
+
+    Inputs of a call: data's codes, scale and zero point, the weight's three, bias. Its name is "cpu/" and the Conv's.
+    """
+    codes, scale, zero, _, weight_scale, weight_zero, bias = call.inputs
+    result, name = call.outputs[0], call.name.removeprefix("cpu/")
+    call.outputs.clear()
+    data = gs.Variable(f"{result.name}/data", np.float32)
+    kernel = gs.Variable(f"{result.name}/weight", np.float32)
+    graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/data", {}, [codes, scale, zero], [data]))
+    inputs = [weight, weight_scale, weight_zero]
+    graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/weight", {"axis": 0}, inputs, [kernel]))
+    graph.nodes.append(gs.Node("Conv", name, attrs, [data, kernel, bias], [result]))
+
+
 def restore_convs(graph: gs.Graph) -> int:
     """Turn IntegerConv calls into the convolutions that they were, and drop the functions.
 
@@ -62,17 +80,9 @@ def restore_convs(graph: gs.Graph) -> int:
     """
     calls = [n for n in graph.nodes if n.domain == DOMAIN and n.op.startswith(_NAME)]
     for call in calls:
-        codes, scale, zero, weight, weight_scale, weight_zero, bias = call.inputs
-        result, name = call.outputs[0], call.name.removeprefix("cpu/")
-        call.outputs.clear()
-        data = gs.Variable(f"{result.name}/data", np.float32)
-        kernel = gs.Variable(f"{result.name}/weight", np.float32)
-        graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/data", {}, [codes, scale, zero], [data]))
-        inputs = [weight, weight_scale, weight_zero]
-        graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/weight", {"axis": 0}, inputs, [kernel]))
+        weight = call.inputs[3]
         size = weight.shape[2]
-        attrs = {"kernel_shape": [size, size], "pads": [size // 2] * 4, "strides": [1, 1]}
-        graph.nodes.append(gs.Node("Conv", name, attrs, [data, kernel, bias], [result]))
+        put_conv(graph, call, weight, {"kernel_shape": [size, size], "pads": [size // 2] * 4, "strides": [1, 1]})
     if calls:
         graph.functions = [f for f in graph.functions if not (f.domain == DOMAIN and f.name.startswith(_NAME))]
         graph.cleanup().toposort()

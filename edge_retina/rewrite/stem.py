@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from edge_retina.rewrite.decode import DOMAIN
 from edge_retina.rewrite.emit import Emitter
+from edge_retina.rewrite.integer_conv import put_conv
 
 __all__ = ["fold_stem", "restore_stem"]
 
@@ -58,17 +59,9 @@ def restore_stem(graph: gs.Graph) -> int:
     """
     calls = [n for n in graph.nodes if (n.domain, n.op) == (DOMAIN, _NAME)]
     for call in calls:
-        codes, scale, zero, folded, weight_scale, weight_zero, bias = call.inputs
-        result, name = call.outputs[0], call.name.removeprefix("cpu/")
-        call.outputs.clear()
-        data = gs.Variable(f"{result.name}/data", np.float32)
-        kernel = gs.Variable(f"{result.name}/weight", np.float32)
+        folded = call.inputs[3]
         weight = gs.Constant(folded.name.removesuffix("/folded"), _unfold(folded.values))
-        graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/data", {}, [codes, scale, zero], [data]))
-        inputs = [weight, weight_scale, weight_zero]
-        graph.nodes.append(gs.Node("DequantizeLinear", f"{name}/weight", {"axis": 0}, inputs, [kernel]))
-        attrs = {"kernel_shape": [_SIDE] * 2, "pads": [_PAD] * 4, "strides": [_STRIDE] * 2}
-        graph.nodes.append(gs.Node("Conv", name, attrs, [data, kernel, bias], [result]))
+        put_conv(graph, call, weight, {"kernel_shape": [_SIDE] * 2, "pads": [_PAD] * 4, "strides": [_STRIDE] * 2})
     if calls:
         graph.functions = [f for f in graph.functions if (f.domain, f.name) != (DOMAIN, _NAME)]
         graph.cleanup().toposort()
