@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import textwrap
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -189,17 +188,3 @@ def test_two_processes_build_once(machine: Machine) -> None:
     assert {out for out, _ in ended} == {f"{library_path(VERSION, GPU)}\n"}
     assert len(machine.calls) == 1
     assert find_library(VERSION, GPU) is not None
-
-
-def test_a_wheel_carries_the_sources(tmp_path: Path) -> None:
-    pytest.importorskip("setuptools", "77", reason="needs setuptools 77 to build a wheel")
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tmp_path)
-    for name in ("edge_retina", "plugins"):
-        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    program = "import sys; from setuptools import build_meta; sys.argv = ['setup.py']; build_meta.build_wheel('out')"
-    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, capture_output=True)
-    (wheel,) = (tmp_path / "out").glob("*.whl")
-    names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist() if "/plugin_sources/" in name}
-    kept = {path.name for path in (ROOT / "plugins" / "anchor_decode").iterdir() if path.is_file()}
-    assert names == kept
